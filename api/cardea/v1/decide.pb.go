@@ -80,6 +80,8 @@ const (
 	Outcome_OUTCOME_PENDING     Outcome = 3
 	// A `once` action may already have been delivered; a person must decide.
 	Outcome_OUTCOME_IN_DOUBT Outcome = 4
+	// Not refused, but the named runner may not have it: ask again with one of the tier that is answered.
+	Outcome_OUTCOME_REROUTE Outcome = 5
 )
 
 // Enum value maps for Outcome.
@@ -90,6 +92,7 @@ var (
 		2: "OUTCOME_DENY",
 		3: "OUTCOME_PENDING",
 		4: "OUTCOME_IN_DOUBT",
+		5: "OUTCOME_REROUTE",
 	}
 	Outcome_value = map[string]int32{
 		"OUTCOME_UNSPECIFIED": 0,
@@ -97,6 +100,7 @@ var (
 		"OUTCOME_DENY":        2,
 		"OUTCOME_PENDING":     3,
 		"OUTCOME_IN_DOUBT":    4,
+		"OUTCOME_REROUTE":     5,
 	}
 )
 
@@ -444,7 +448,9 @@ type OpenRunResponse struct {
 	Verdict    *Verdict               `protobuf:"bytes,1,opt,name=verdict,proto3" json:"verdict,omitempty"`
 	Provenance *Provenance            `protobuf:"bytes,2,opt,name=provenance,proto3" json:"provenance,omitempty"`
 	// Who asked: person:<name>, route:<name>, schedule, or run:<id>.
-	StartedBy     string `protobuf:"bytes,3,opt,name=started_by,json=startedBy,proto3" json:"started_by,omitempty"`
+	StartedBy string `protobuf:"bytes,3,opt,name=started_by,json=startedBy,proto3" json:"started_by,omitempty"`
+	// The tier of runners that each task needs now, by JSON pointer. A hint: Authorize has the last word.
+	Tiers         map[string]string `protobuf:"bytes,4,rep,name=tiers,proto3" json:"tiers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -498,6 +504,13 @@ func (x *OpenRunResponse) GetStartedBy() string {
 		return x.StartedBy
 	}
 	return ""
+}
+
+func (x *OpenRunResponse) GetTiers() map[string]string {
+	if x != nil {
+		return x.Tiers
+	}
+	return nil
 }
 
 type Provenance struct {
@@ -743,7 +756,9 @@ type Authorization struct {
 	Permit          string                 `protobuf:"bytes,4,opt,name=permit,proto3" json:"permit,omitempty"`
 	PermitExpiresAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=permit_expires_at,json=permitExpiresAt,proto3" json:"permit_expires_at,omitempty"`
 	// Set while pending.
-	ApprovalId    string `protobuf:"bytes,6,opt,name=approval_id,json=approvalId,proto3" json:"approval_id,omitempty"`
+	ApprovalId string `protobuf:"bytes,6,opt,name=approval_id,json=approvalId,proto3" json:"approval_id,omitempty"`
+	// The tier of runners that the attempt needs.
+	Tier          string `protobuf:"bytes,7,opt,name=tier,proto3" json:"tier,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -816,6 +831,13 @@ func (x *Authorization) GetPermitExpiresAt() *timestamppb.Timestamp {
 func (x *Authorization) GetApprovalId() string {
 	if x != nil {
 		return x.ApprovalId
+	}
+	return ""
+}
+
+func (x *Authorization) GetTier() string {
+	if x != nil {
+		return x.Tier
 	}
 	return ""
 }
@@ -1553,14 +1575,19 @@ const file_cardea_v1_decide_proto_rawDesc = "" +
 	"\x04task\x18\x01 \x01(\v2\x12.cardea.v1.TaskRefR\x04task\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\":\n" +
 	"\fScheduleSlot\x12*\n" +
-	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\x95\x01\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\x8c\x02\n" +
 	"\x0fOpenRunResponse\x12,\n" +
 	"\averdict\x18\x01 \x01(\v2\x12.cardea.v1.VerdictR\averdict\x125\n" +
 	"\n" +
 	"provenance\x18\x02 \x01(\v2\x15.cardea.v1.ProvenanceR\n" +
 	"provenance\x12\x1d\n" +
 	"\n" +
-	"started_by\x18\x03 \x01(\tR\tstartedBy\"8\n" +
+	"started_by\x18\x03 \x01(\tR\tstartedBy\x12;\n" +
+	"\x05tiers\x18\x04 \x03(\v2%.cardea.v1.OpenRunResponse.TiersEntryR\x05tiers\x1a8\n" +
+	"\n" +
+	"TiersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"8\n" +
 	"\n" +
 	"Provenance\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x16\n" +
@@ -1575,7 +1602,7 @@ const file_cardea_v1_decide_proto_rawDesc = "" +
 	"\x10AuthorizeRequest\x12+\n" +
 	"\aintents\x18\x01 \x03(\v2\x11.cardea.v1.IntentR\aintents\"U\n" +
 	"\x11AuthorizeResponse\x12@\n" +
-	"\x0eauthorizations\x18\x01 \x03(\v2\x18.cardea.v1.AuthorizationR\x0eauthorizations\"\xfd\x01\n" +
+	"\x0eauthorizations\x18\x01 \x03(\v2\x18.cardea.v1.AuthorizationR\x0eauthorizations\"\x91\x02\n" +
 	"\rAuthorization\x12,\n" +
 	"\averdict\x18\x01 \x01(\v2\x12.cardea.v1.VerdictR\averdict\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12'\n" +
@@ -1583,7 +1610,8 @@ const file_cardea_v1_decide_proto_rawDesc = "" +
 	"\x06permit\x18\x04 \x01(\tR\x06permit\x12F\n" +
 	"\x11permit_expires_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x0fpermitExpiresAt\x12\x1f\n" +
 	"\vapproval_id\x18\x06 \x01(\tR\n" +
-	"approvalId\"\x98\x01\n" +
+	"approvalId\x12\x12\n" +
+	"\x04tier\x18\a \x01(\tR\x04tier\"\x98\x01\n" +
 	"\aVerdict\x12,\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x12.cardea.v1.OutcomeR\aoutcome\x12\x1a\n" +
 	"\bpolicies\x18\x02 \x03(\tR\bpolicies\x12\x16\n" +
@@ -1637,13 +1665,14 @@ const file_cardea_v1_decide_proto_rawDesc = "" +
 	"\x06Effect\x12\x16\n" +
 	"\x12EFFECT_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11EFFECT_IDEMPOTENT\x10\x01\x12\x0f\n" +
-	"\vEFFECT_ONCE\x10\x02*r\n" +
+	"\vEFFECT_ONCE\x10\x02*\x87\x01\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rOUTCOME_ALLOW\x10\x01\x12\x10\n" +
 	"\fOUTCOME_DENY\x10\x02\x12\x13\n" +
 	"\x0fOUTCOME_PENDING\x10\x03\x12\x14\n" +
-	"\x10OUTCOME_IN_DOUBT\x10\x042\xe6\x02\n" +
+	"\x10OUTCOME_IN_DOUBT\x10\x04\x12\x13\n" +
+	"\x0fOUTCOME_REROUTE\x10\x052\xe6\x02\n" +
 	"\x06Decide\x12@\n" +
 	"\aOpenRun\x12\x19.cardea.v1.OpenRunRequest\x1a\x1a.cardea.v1.OpenRunResponse\x12F\n" +
 	"\tAuthorize\x12\x1b.cardea.v1.AuthorizeRequest\x1a\x1c.cardea.v1.AuthorizeResponse\x12=\n" +
@@ -1664,7 +1693,7 @@ func file_cardea_v1_decide_proto_rawDescGZIP() []byte {
 }
 
 var file_cardea_v1_decide_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_cardea_v1_decide_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_cardea_v1_decide_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_cardea_v1_decide_proto_goTypes = []any{
 	(Effect)(0),                   // 0: cardea.v1.Effect
 	(Outcome)(0),                  // 1: cardea.v1.Outcome
@@ -1690,42 +1719,44 @@ var file_cardea_v1_decide_proto_goTypes = []any{
 	(*ApprovalSettled)(nil),       // 21: cardea.v1.ApprovalSettled
 	(*PermitVoided)(nil),          // 22: cardea.v1.PermitVoided
 	(*Generation)(nil),            // 23: cardea.v1.Generation
-	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
+	nil,                           // 24: cardea.v1.OpenRunResponse.TiersEntry
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
 }
 var file_cardea_v1_decide_proto_depIdxs = []int32{
 	4,  // 0: cardea.v1.OpenRunRequest.parent:type_name -> cardea.v1.Parent
 	5,  // 1: cardea.v1.OpenRunRequest.slot:type_name -> cardea.v1.ScheduleSlot
 	2,  // 2: cardea.v1.Parent.task:type_name -> cardea.v1.TaskRef
-	24, // 3: cardea.v1.ScheduleSlot.at:type_name -> google.protobuf.Timestamp
+	25, // 3: cardea.v1.ScheduleSlot.at:type_name -> google.protobuf.Timestamp
 	12, // 4: cardea.v1.OpenRunResponse.verdict:type_name -> cardea.v1.Verdict
 	7,  // 5: cardea.v1.OpenRunResponse.provenance:type_name -> cardea.v1.Provenance
-	2,  // 6: cardea.v1.Intent.task:type_name -> cardea.v1.TaskRef
-	8,  // 7: cardea.v1.AuthorizeRequest.intents:type_name -> cardea.v1.Intent
-	11, // 8: cardea.v1.AuthorizeResponse.authorizations:type_name -> cardea.v1.Authorization
-	12, // 9: cardea.v1.Authorization.verdict:type_name -> cardea.v1.Verdict
-	24, // 10: cardea.v1.Authorization.permit_expires_at:type_name -> google.protobuf.Timestamp
-	1,  // 11: cardea.v1.Verdict.outcome:type_name -> cardea.v1.Outcome
-	15, // 12: cardea.v1.EndRunResponse.closure:type_name -> cardea.v1.Closure
-	16, // 13: cardea.v1.Closure.live:type_name -> cardea.v1.LiveLease
-	24, // 14: cardea.v1.LiveLease.until:type_name -> google.protobuf.Timestamp
-	21, // 15: cardea.v1.WatchDecideResponse.approval:type_name -> cardea.v1.ApprovalSettled
-	22, // 16: cardea.v1.WatchDecideResponse.void:type_name -> cardea.v1.PermitVoided
-	23, // 17: cardea.v1.WatchDecideResponse.generation:type_name -> cardea.v1.Generation
-	3,  // 18: cardea.v1.Decide.OpenRun:input_type -> cardea.v1.OpenRunRequest
-	9,  // 19: cardea.v1.Decide.Authorize:input_type -> cardea.v1.AuthorizeRequest
-	13, // 20: cardea.v1.Decide.EndRun:input_type -> cardea.v1.EndRunRequest
-	17, // 21: cardea.v1.Decide.Workflow:input_type -> cardea.v1.WorkflowRequest
-	19, // 22: cardea.v1.Decide.Watch:input_type -> cardea.v1.WatchDecideRequest
-	6,  // 23: cardea.v1.Decide.OpenRun:output_type -> cardea.v1.OpenRunResponse
-	10, // 24: cardea.v1.Decide.Authorize:output_type -> cardea.v1.AuthorizeResponse
-	14, // 25: cardea.v1.Decide.EndRun:output_type -> cardea.v1.EndRunResponse
-	18, // 26: cardea.v1.Decide.Workflow:output_type -> cardea.v1.WorkflowResponse
-	20, // 27: cardea.v1.Decide.Watch:output_type -> cardea.v1.WatchDecideResponse
-	23, // [23:28] is the sub-list for method output_type
-	18, // [18:23] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	24, // 6: cardea.v1.OpenRunResponse.tiers:type_name -> cardea.v1.OpenRunResponse.TiersEntry
+	2,  // 7: cardea.v1.Intent.task:type_name -> cardea.v1.TaskRef
+	8,  // 8: cardea.v1.AuthorizeRequest.intents:type_name -> cardea.v1.Intent
+	11, // 9: cardea.v1.AuthorizeResponse.authorizations:type_name -> cardea.v1.Authorization
+	12, // 10: cardea.v1.Authorization.verdict:type_name -> cardea.v1.Verdict
+	25, // 11: cardea.v1.Authorization.permit_expires_at:type_name -> google.protobuf.Timestamp
+	1,  // 12: cardea.v1.Verdict.outcome:type_name -> cardea.v1.Outcome
+	15, // 13: cardea.v1.EndRunResponse.closure:type_name -> cardea.v1.Closure
+	16, // 14: cardea.v1.Closure.live:type_name -> cardea.v1.LiveLease
+	25, // 15: cardea.v1.LiveLease.until:type_name -> google.protobuf.Timestamp
+	21, // 16: cardea.v1.WatchDecideResponse.approval:type_name -> cardea.v1.ApprovalSettled
+	22, // 17: cardea.v1.WatchDecideResponse.void:type_name -> cardea.v1.PermitVoided
+	23, // 18: cardea.v1.WatchDecideResponse.generation:type_name -> cardea.v1.Generation
+	3,  // 19: cardea.v1.Decide.OpenRun:input_type -> cardea.v1.OpenRunRequest
+	9,  // 20: cardea.v1.Decide.Authorize:input_type -> cardea.v1.AuthorizeRequest
+	13, // 21: cardea.v1.Decide.EndRun:input_type -> cardea.v1.EndRunRequest
+	17, // 22: cardea.v1.Decide.Workflow:input_type -> cardea.v1.WorkflowRequest
+	19, // 23: cardea.v1.Decide.Watch:input_type -> cardea.v1.WatchDecideRequest
+	6,  // 24: cardea.v1.Decide.OpenRun:output_type -> cardea.v1.OpenRunResponse
+	10, // 25: cardea.v1.Decide.Authorize:output_type -> cardea.v1.AuthorizeResponse
+	14, // 26: cardea.v1.Decide.EndRun:output_type -> cardea.v1.EndRunResponse
+	18, // 27: cardea.v1.Decide.Workflow:output_type -> cardea.v1.WorkflowResponse
+	20, // 28: cardea.v1.Decide.Watch:output_type -> cardea.v1.WatchDecideResponse
+	24, // [24:29] is the sub-list for method output_type
+	19, // [19:24] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_cardea_v1_decide_proto_init() }
@@ -1751,7 +1782,7 @@ func file_cardea_v1_decide_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cardea_v1_decide_proto_rawDesc), len(file_cardea_v1_decide_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
