@@ -1,0 +1,391 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cedar-policy/cedar-go/types"
+	"github.com/cedar-policy/cedar-go/x/exp/schema/resolved"
+)
+
+// Bounds of one request. The authority makes requests, but the strings in them come from definitions, people and the
+// internet.
+const (
+	maxID       = 2048
+	maxEntities = 256
+	maxMembers  = 4096
+	maxNesting  = 8
+)
+
+// question is a Request that fits the schema, in Cedar's types.
+type question struct {
+	req      types.Request
+	entities types.EntityMap
+	// principalUp and resourceUp hold the entity itself and all its ancestors.
+	principalUp, resourceUp []types.EntityUID
+}
+
+// ask turns a request into a question, or says why it does not fit the schema. Nothing is filled in that could widen an
+// answer: only parents that follow from an id, and the name that follows from a person's id.
+func (v *vocabulary) ask(r Request) (*question, error) {
+	q, err := v.askScope(r)
+	if err != nil {
+		return nil, err
+	}
+	q.req.Context, err = v.record(bareNames(r), v.schema.Actions[q.req.Action].AppliesTo.Context, "context", 0)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", r.Action, err)
+	}
+	return q, nil
+}
+
+// askScope is ask without the context.
+func (v *vocabulary) askScope(r Request) (*question, error) {
+	action, ok := v.actions[r.Action]
+	if !ok {
+		return nil, fmt.Errorf("there is no action %q", r.Action)
+	}
+	applies := v.schema.Actions[action].AppliesTo
+	if err := v.subject("principal", r.Principal, applies.Principals); err != nil {
+		return nil, fmt.Errorf("%s: %w", r.Action, err)
+	}
+	if err := v.subject("resource", r.Resource, applies.Resources); err != nil {
+		return nil, fmt.Errorf("%s: %w", r.Action, err)
+	}
+	entities, err := v.entityMap(r)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", r.Action, err)
+	}
+	q := &question{
+		req:      types.Request{Principal: uid(r.Principal), Action: action, Resource: uid(r.Resource)},
+		entities: entities,
+	}
+	q.principalUp, q.resourceUp = q.ancestry(q.req.Principal), q.ancestry(q.req.Resource)
+	return q, nil
+}
+
+// bareNames takes "person:" off the names that the approver rules compare with a person's own: an exclusion must not
+// hang on which of the two spellings a caller keeps.
+func bareNames(r Request) map[string]any {
+	if r.Action != "approve" {
+		return r.Context
+	}
+	context := maps.Clone(r.Context)
+	if s, ok := context["requester"].(string); ok {
+		context["requester"] = strings.TrimPrefix(s, "person:")
+	}
+	if names, ok := context["appliers"].([]any); ok {
+		bare := slices.Clone(names)
+		for i := range bare {
+			if s, ok := bare[i].(string); ok {
+				bare[i] = strings.TrimPrefix(s, "person:")
+			}
+		}
+		context["appliers"] = bare
+	}
+	return context
+}
+
+func uid(r Ref) types.EntityUID {
+	return types.NewEntityUID(types.EntityType(r.Type), types.String(r.ID))
+}
+
+func (v *vocabulary) subject(role string, r Ref, allowed []types.EntityType) error {
+	if err := v.checkRef(r); err != nil {
+		return fmt.Errorf("%s: %w", role, err)
+	}
+	if !slices.Contains(allowed, types.EntityType(r.Type)) {
+		return fmt.Errorf("%s: a %s cannot be one", role, r.Type)
+	}
+	return nil
+}
+
+func (v *vocabulary) checkRef(r Ref) error {
+	if _, ok := v.schema.Entities[types.EntityType(r.Type)]; !ok {
+		return fmt.Errorf("there is no entity type %q", r.Type)
+	}
+	if r.ID == "" || len(r.ID) > maxID {
+		return fmt.Errorf("a %s needs an id of 1 to %d bytes", r.Type, maxID)
+	}
+	return nil
+}
+
+// entityMap describes the request's entities and those that their ids imply.
+func (v *vocabulary) entityMap(r Request) (types.EntityMap, error) {
+	if len(r.Entities) > maxEntities {
+		return nil, fmt.Errorf("%d entities, at most %d", len(r.Entities), maxEntities)
+	}
+	m := make(types.EntityMap, len(r.Entities)+4)
+	for _, e := range r.Entities {
+		if _, double := m[uid(e.Ref)]; double {
+			return nil, fmt.Errorf("%s %q is described twice", e.Type, e.ID)
+		}
+		if err := v.describe(m, e); err != nil {
+			return nil, fmt.Errorf("%s %q: %w", e.Type, e.ID, err)
+		}
+	}
+	for _, ref := range []Ref{r.Principal, r.Resource} {
+		if _, ok := m[uid(ref)]; ok {
+			continue
+		}
+		if len(v.schema.Entities[types.EntityType(ref.Type)].Shape) > 0 {
+			return nil, fmt.Errorf("%s %q is not described", ref.Type, ref.ID)
+		}
+		if err := v.describe(m, Entity{Ref: ref}); err != nil {
+			return nil, fmt.Errorf("%s %q: %w", ref.Type, ref.ID, err)
+		}
+	}
+	return m, nil
+}
+
+// describe adds one entity, and bare entries for ancestors that ids imply and nobody described.
+func (v *vocabulary) describe(m types.EntityMap, e Entity) error {
+	if err := v.checkRef(e.Ref); err != nil {
+		return err
+	}
+	decl := v.schema.Entities[types.EntityType(e.Type)]
+	attrs, err := v.record(named(e), decl.Shape, "attributes", 0)
+	if err != nil {
+		return err
+	}
+	implied, err := impliedParents(e)
+	if err != nil {
+		return err
+	}
+	parents := make([]types.EntityUID, 0, len(e.Parents)+len(implied))
+	for _, p := range append(implied, e.Parents...) {
+		if !slices.Contains(decl.ParentTypes, types.EntityType(p.Type)) {
+			return fmt.Errorf("a %s cannot be in a %s", e.Type, p.Type)
+		}
+		if err := v.checkRef(p); err != nil {
+			return err
+		}
+		if alone, ok := strings.CutPrefix(p.ID, "person:"); ok && e.Type == "Person" && alone != e.ID {
+			return fmt.Errorf("the group %q is another person's own", p.ID)
+		}
+		parents = append(parents, uid(p))
+	}
+	m[uid(e.Ref)] = types.Entity{UID: uid(e.Ref), Attributes: attrs, Parents: types.NewEntityUIDSet(parents...)}
+	if e.Type == "Task" { // its workflow leads on to the process, whether or not anybody described it
+		w := implied[0]
+		process, err := impliedParents(Entity{Ref: w})
+		if err != nil {
+			return err
+		}
+		if _, ok := m[uid(w)]; !ok {
+			m[uid(w)] = types.Entity{UID: uid(w), Parents: types.NewEntityUIDSet(uid(process[0]))}
+		}
+	}
+	return nil
+}
+
+// named adds the name that a person's or agent's id is: policies compare it with the names in a context.
+func named(e Entity) map[string]any {
+	if e.Type != "Person" && e.Type != "Agent" {
+		return e.Attrs
+	}
+	attrs := make(map[string]any, len(e.Attrs)+1)
+	maps.Copy(attrs, e.Attrs)
+	attrs["name"] = e.ID
+	return attrs
+}
+
+// impliedParents are those that follow from the entity itself. They are added whatever the caller says, because a task
+// that a caller forgot to put into its process would escape every forbid on that process.
+func impliedParents(e Entity) ([]Ref, error) {
+	switch e.Type {
+	case "Task":
+		process, rest, _ := strings.Cut(e.ID, "/")
+		workflow, pointer, _ := strings.Cut(rest, "/")
+		if process == "" || workflow == "" || pointer == "" {
+			return nil, errors.New("a task is named process/workflow/pointer")
+		}
+		return []Ref{{"Workflow", process + "/" + workflow}}, nil
+	case "Workflow":
+		process, workflow, _ := strings.Cut(e.ID, "/")
+		if process == "" || workflow == "" || strings.Contains(workflow, "/") {
+			return nil, errors.New("a workflow is named process/workflow")
+		}
+		return []Ref{{"Process", process}}, nil
+	case "Person":
+		return []Ref{{"Group", "person:" + e.ID}}, nil
+	case "Connection":
+		if zone, _ := e.Attrs["zone"].(string); zone != "" {
+			return []Ref{{"Zone", zone}}, nil
+		}
+	}
+	return nil, nil
+}
+
+// ancestry is u and everything above it.
+func (q *question) ancestry(u types.EntityUID) []types.EntityUID {
+	up := []types.EntityUID{u}
+	for i := 0; i < len(up); i++ {
+		for p := range q.entities[up[i]].Parents.All() {
+			if !slices.Contains(up, p) {
+				up = append(up, p)
+			}
+		}
+	}
+	return up
+}
+
+// record converts by the schema: an attribute that is missing, unknown or of another type is an error. A record that the
+// schema leaves empty is open: its names are the caller's, its values strings, booleans and decimals.
+func (v *vocabulary) record(attrs map[string]any, shape resolved.RecordType, at string, depth int) (types.Record, error) {
+	if depth > maxNesting || len(attrs) > maxMembers {
+		return types.Record{}, fmt.Errorf("%s is too deep or too large", at)
+	}
+	open := len(shape) == 0 && depth > 0
+	out := make(types.RecordMap, len(attrs))
+	for _, name := range slices.Sorted(maps.Keys(attrs)) {
+		decl, known := shape[types.String(name)]
+		if !known && !open {
+			return types.Record{}, fmt.Errorf("%s has no attribute %q", at, name)
+		}
+		want := decl.Type
+		if open {
+			want = openType(attrs[name])
+		}
+		value, err := v.value(attrs[name], want, at+"."+name, depth+1)
+		if err != nil {
+			return types.Record{}, err
+		}
+		out[types.String(name)] = value
+	}
+	if len(out) < len(shape) {
+		for _, name := range slices.Sorted(maps.Keys(shape)) {
+			if _, ok := out[name]; !ok && !shape[name].Optional {
+				return types.Record{}, fmt.Errorf("%s lacks attribute %q", at, name)
+			}
+		}
+	}
+	return types.NewRecord(out), nil
+}
+
+// openType is the type of a value in an open record, nil for one that may not stand there.
+func openType(v any) resolved.IsType {
+	switch v.(type) {
+	case string:
+		return resolved.StringType{}
+	case bool:
+		return resolved.BoolType{}
+	case Decimal:
+		return resolved.ExtensionType("decimal")
+	}
+	return nil
+}
+
+func (v *vocabulary) value(in any, want resolved.IsType, at string, depth int) (types.Value, error) {
+	switch want := want.(type) {
+	case resolved.StringType:
+		if s, ok := in.(string); ok {
+			return types.String(s), nil
+		}
+	case resolved.BoolType:
+		if b, ok := in.(bool); ok {
+			return types.Boolean(b), nil
+		}
+	case resolved.LongType:
+		if n, ok := in.(int64); ok {
+			return types.Long(n), nil
+		}
+	case resolved.EntityType:
+		if r, ok := in.(Ref); ok && r.Type == string(want) {
+			return uid(r), v.checkRef(r)
+		}
+	case resolved.RecordType:
+		if m, ok := in.(map[string]any); ok {
+			return v.record(m, want, at, depth)
+		}
+	case resolved.SetType:
+		if s, ok := in.([]any); ok {
+			return v.set(s, want, at, depth)
+		}
+	case resolved.ExtensionType:
+		return extension(in, want, at)
+	}
+	return nil, fmt.Errorf("%s: a %T does not belong there", at, in)
+}
+
+func (v *vocabulary) set(in []any, want resolved.SetType, at string, depth int) (types.Value, error) {
+	if len(in) > maxMembers {
+		return nil, fmt.Errorf("%s: %d members, at most %d", at, len(in), maxMembers)
+	}
+	members := make([]types.Value, len(in))
+	for i, m := range in {
+		var err error
+		if members[i], err = v.value(m, want.Element, at, depth); err != nil {
+			return nil, err
+		}
+	}
+	return types.NewSet(members...), nil
+}
+
+func extension(in any, want resolved.ExtensionType, at string) (types.Value, error) {
+	switch in := in.(type) {
+	case Decimal:
+		if want == "decimal" {
+			d, err := in.parse()
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", at, err)
+			}
+			return d, nil
+		}
+	case time.Time:
+		if want == "datetime" {
+			return types.NewDatetime(in), nil
+		}
+	}
+	return nil, fmt.Errorf("%s: a %T does not belong there", at, in)
+}
+
+// parse reads a JSON number. What does not fit exactly is refused, never rounded: an amount that policy sees must be the
+// amount that is sent.
+func (d Decimal) parse() (types.Decimal, error) {
+	fail := func(why string) (types.Decimal, error) {
+		return types.Decimal{}, fmt.Errorf("%.40q is no decimal: %s", string(d), why)
+	}
+	if len(d) > 64 {
+		return fail("too long")
+	}
+	mantissa, exponent, scientific := strings.Cut(strings.ToLower(string(d)), "e")
+	exp := 0
+	if scientific {
+		var err error
+		if exp, err = strconv.Atoi(exponent); err != nil || exp < -64 || exp > 64 {
+			return fail("its exponent is out of range")
+		}
+	}
+	whole, fraction, point := strings.Cut(mantissa, ".")
+	negative := strings.HasPrefix(whole, "-")
+	whole = strings.TrimPrefix(whole, "-")
+	digits := whole + fraction
+	if whole == "" || (point && fraction == "") || strings.Trim(digits, "0123456789") != "" {
+		return fail("not a number")
+	}
+	scale := len(fraction) - exp
+	for scale > 4 && strings.HasSuffix(digits, "0") {
+		digits, scale = digits[:len(digits)-1], scale-1
+	}
+	if strings.Trim(digits, "0") == "" {
+		digits, scale = "0", 0
+	}
+	if scale > 4 {
+		return fail("more than four digits after the point")
+	}
+	digits = strings.TrimLeft(digits, "0") + strings.Repeat("0", 4-scale)
+	if negative {
+		digits = "-" + digits
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil {
+		return fail("out of range")
+	}
+	return types.NewDecimal(n, -4)
+}
