@@ -1,0 +1,283 @@
+package registry
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// adder collects why a change adds privilege. It errs to one side: what cannot be shown to narrow counts as adding. Taking away must
+// stay easy, so that nobody waits for a signature to revoke.
+type adder struct {
+	now, after *State
+	reasons    []string
+}
+
+func (a *adder) say(format string, args ...any) {
+	a.reasons = append(a.reasons, fmt.Sprintf(format, args...))
+}
+
+func (p *planner) adds(after *State, before, grants []grant) []string {
+	a := &adder{now: p.now, after: after}
+	for _, id := range slices.SortedFunc(maps.Keys(p.verbs), compareIDs) {
+		if verb := p.verbs[id]; verb == VerbNew || verb == VerbChanged {
+			a.resource(id, p.now.objects[id], after.objects[id])
+		}
+	}
+	a.policies()
+	a.unshared()
+	a.grants(before, grants)
+	return a.reasons
+}
+
+// resource compares one object with what it was; old is nil for a new one.
+func (a *adder) resource(id ID, old, now Object) {
+	switch n := now.(type) {
+	case *Person:
+		o, _ := old.(*Person)
+		a.person(o, n)
+	case *Runner:
+		o, _ := old.(*Runner)
+		a.runner(o, n)
+	case *Process:
+		if o, ok := old.(*Process); ok {
+			a.process(o, n)
+		}
+	case *Connection:
+		if o, ok := old.(*Connection); ok {
+			a.connection(o, n)
+		}
+	case *ApprovalRule:
+		if o, ok := old.(*ApprovalRule); ok {
+			a.rule(o, n)
+		}
+	}
+}
+
+func (a *adder) person(o, n *Person) {
+	if o == nil {
+		a.say("%s is new", n.ID())
+		o = &Person{}
+	}
+	for _, g := range missing(n.Groups, o.Groups) {
+		a.say("%s joins group %s", n.ID(), g)
+	}
+	for _, k := range n.keys {
+		if !slices.ContainsFunc(o.keys, func(x ssh.PublicKey) bool { return string(x.Marshal()) == string(k.Marshal()) }) {
+			a.say("%s gains SSH key %s", n.ID(), ssh.FingerprintSHA256(k))
+		}
+	}
+	for _, g := range missing(o.Groups, n.Groups) {
+		if id := a.forbidNaming(fmt.Sprintf("Group::%q", g)); id != "" {
+			a.say("%s leaves group %s, which policy %s holds back", n.ID(), g, id)
+		}
+	}
+}
+
+// forbidNaming finds a forbid whose text mentions an entity: leaving such a group can set somebody free.
+func (a *adder) forbidNaming(entity string) string {
+	for _, id := range a.after.policies.IDs() {
+		if text, _, _ := a.after.policies.Text(id); strings.Contains(text, entity) && a.after.statement(id).forbid {
+			return id
+		}
+	}
+	return ""
+}
+
+func (a *adder) runner(o, n *Runner) {
+	if o == nil {
+		a.say("%s is new (%s tier)", n.ID(), n.Tier)
+		return
+	}
+	if o.Tier != n.Tier {
+		a.say("%s moves from tier %s to %s", n.ID(), o.Tier, n.Tier)
+	}
+	if !slices.Contains(o.Processes, "*") {
+		for _, p := range missing(n.Processes, o.Processes) {
+			a.say("%s may work for process %s", n.ID(), p)
+		}
+	}
+	if !slices.Contains(o.Zones, "*") {
+		for _, z := range missing(n.Zones, o.Zones) {
+			a.say("%s may reach zone %s", n.ID(), z)
+		}
+	}
+}
+
+func (a *adder) process(o, n *Process) {
+	if o.Owner != n.Owner {
+		a.say("%s passes from %s to %s", n.ID(), o.Owner, n.Owner)
+	}
+	if slices.Index(criticalities, n.Criticality) < slices.Index(criticalities, o.Criticality) {
+		a.say("%s falls from criticality %s to %s", n.ID(), o.Criticality, n.Criticality)
+	}
+}
+
+func (a *adder) rule(o, n *ApprovalRule) {
+	if n.Quorum < o.Quorum {
+		a.say("%s asks for %d signatures instead of %d", n.ID(), n.Quorum, o.Quorum)
+	}
+	for _, who := range missing(n.Approvers, o.Approvers) {
+		a.say("%s lets %s sign", n.ID(), who)
+	}
+	if n.Expires > o.Expires {
+		a.say("%s: approvals live %s instead of %s", n.ID(), FormatDuration(n.Expires), FormatDuration(o.Expires))
+	}
+	if n.Attempts > o.Attempts {
+		a.say("%s: an approval covers %d attempts instead of %d", n.ID(), n.Attempts, o.Attempts)
+	}
+	if n.Process != o.Process {
+		a.say("%s passes from process %q to %q", n.ID(), o.Process, n.Process)
+	}
+}
+
+func (a *adder) connection(o, n *Connection) {
+	id := n.ID()
+	for _, h := range missing(n.Hosts, o.Hosts) {
+		a.say("%s gains host %s", id, h)
+	}
+	for _, f := range []struct{ field, before, after string }{
+		{"owner", o.Owner, n.Owner}, {"process", o.Process, n.Process}, {"zone", o.Zone, n.Zone}, {"address", o.Address, n.Address},
+		{"roots", o.Roots, n.Roots}, {"provider", o.Provider.text(), n.Provider.text()},
+	} {
+		if f.before != f.after {
+			a.say("%s: its %s changes, and with it who is trusted", id, f.field)
+		}
+	}
+	if n.Tier != o.Tier && (o.Tier != TierStandard || n.Tier != TierPrivileged) {
+		a.say("%s moves from tier %s to %s", id, o.Tier, n.Tier)
+	}
+	if n.Plaintext && !o.Plaintext {
+		a.say("%s may send its credential in the clear", id)
+	}
+	for _, scope := range missing(n.Grants.Scopes, o.Grants.Scopes) {
+		a.say("%s grants scope %s", id, scope)
+	}
+	if n.TTL > o.TTL {
+		a.say("%s: credentials live %s instead of %s", id, FormatDuration(n.TTL), FormatDuration(o.TTL))
+	}
+	if !narrows(o.Allow, n.Allow) {
+		a.say("%s: what it may be asked (allow) is not only narrowed", id)
+	}
+}
+
+func (p Provider) text() string {
+	if p.JWT != nil {
+		return "jwt " + p.JWT.Audience
+	}
+	return ""
+}
+
+// narrows reports whether every request that matches after matched before with the same facts. The first matching entry gives the
+// facts, so entries must keep their order, and one that gave facts may go only if no entry that stays covers its requests: a policy
+// that reads those facts would no longer see them.
+func narrows(before, after []Allow) bool {
+	next := 0
+	for _, b := range before {
+		if next < len(after) && b.covers(after[next]) {
+			next++
+			if len(b.Facts) == 0 || b.equal(after[next-1]) {
+				continue
+			}
+		} else if len(b.Facts) == 0 {
+			continue
+		}
+		if slices.ContainsFunc(after, func(a Allow) bool { return a.meets(b) && !b.sameReading(a) }) {
+			return false
+		}
+	}
+	return next == len(after)
+}
+
+// covers reports whether every request under n falls under a, read in the same way.
+func (a Allow) covers(n Allow) bool {
+	return a.sameReading(n) && len(missing(n.Methods, a.Methods)) == 0 &&
+		(slices.Contains(a.Query, "*") || len(missing(n.Query, a.Query)) == 0)
+}
+
+func (a Allow) sameReading(n Allow) bool {
+	return a.Path == n.Path && (a.Body == n.Body || a.Body == "" && len(a.Facts) == 0) && maps.Equal(a.Facts, n.Facts)
+}
+
+func (a Allow) equal(n Allow) bool {
+	return a.covers(n) && n.covers(a)
+}
+
+// meets reports whether one request could fall under both.
+func (a Allow) meets(b Allow) bool {
+	if len(a.path) != len(b.path) || !slices.ContainsFunc(a.Methods, func(m string) bool { return slices.Contains(b.Methods, m) }) {
+		return false
+	}
+	for i := range a.path {
+		if a.path[i].variable == "" && b.path[i].variable == "" && a.path[i].literal != b.path[i].literal {
+			return false
+		}
+	}
+	return true
+}
+
+// policies compares statements by id: any permit that is new or reads differently, any forbid that is gone or reads differently.
+func (a *adder) policies() {
+	for _, id := range a.after.policies.IDs() {
+		_, digest, _ := a.after.policies.Text(id)
+		_, before, existed := a.now.policies.Text(id)
+		switch forbid := a.after.statement(id).forbid; {
+		case existed && before == digest:
+		case !existed && !forbid:
+			a.say("policy %s permits something new", id)
+		case existed:
+			a.say("policy %s reads differently", id)
+		}
+	}
+	for _, id := range a.now.policies.IDs() {
+		if _, _, stays := a.after.policies.Text(id); !stays && a.now.statement(id).forbid {
+			a.say("policy %s no longer forbids", id)
+		}
+	}
+}
+
+// unshared finds connections that strangers' runs may use because they are no longer shared.
+func (a *adder) unshared() {
+	for _, n := range all[*Connection](a.after, KindConnection) {
+		users := a.after.UsedBy(n.Name)
+		if a.now.Shared(n.Name) && !a.after.Shared(n.Name) && slices.ContainsFunc(users, a.after.strangersCanStart) {
+			a.say("%s is no longer shared, so that runs which strangers start may use it", n.ID())
+		}
+	}
+}
+
+// grants finds what no earlier grant covers.
+func (a *adder) grants(before, after []grant) {
+	known := map[[5]string][]grant{}
+	for _, b := range before {
+		known[b.identity()] = append(known[b.identity()], b)
+	}
+	for _, g := range after {
+		if !slices.ContainsFunc(known[g.identity()], g.within) {
+			p := g.privilege(false)
+			a.say("%s task %s may %s %s (%s)", g.workflow, p.TaskName, p.Access, p.What, p.Credential)
+		}
+	}
+}
+
+// within reports whether a grant allows nothing that b did not.
+func (g grant) within(b grant) bool {
+	tier := g.tier == b.tier || b.tier == TierStandard && g.tier == TierPrivileged
+	return tier && g.ttl <= b.ttl && len(missing(g.scopes, b.scopes)) == 0 && len(missing(g.permits, b.permits)) == 0 &&
+		len(missing(b.approvals, g.approvals)) == 0 && len(missing(b.gates, g.gates)) == 0 &&
+		g.loopDepth <= b.loopDepth && g.maxAttempts <= b.maxAttempts && (b.repeats || !g.repeats) && g.credential == b.credential
+}
+
+// missing gives what stands in a and not in b.
+func missing(a, b []string) []string {
+	var out []string
+	for _, x := range a {
+		if !slices.Contains(b, x) {
+			out = append(out, x)
+		}
+	}
+	return out
+}

@@ -1,0 +1,342 @@
+package registry
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gowebpki/jcs"
+
+	"cardea/internal/action"
+)
+
+// Change is what a person asks for. By and At are stamped on what it puts in force; they are no part of the plan's digest.
+type Change struct {
+	Apply  []Resource // Kind, Body, and Name (which may be empty except for a Policy); Digest is ignored
+	Remove []ID
+	By     string
+	At     time.Time
+}
+
+// Plan says what a change would do. Everything in it is in a fixed order.
+type Plan struct {
+	// Digest names the change and the state it starts from; empty when Errors stop it. Applying under another digest is applying
+	// something that nobody has seen.
+	Digest     string
+	Changes    []Line
+	Privileges []Privilege
+	Exposures  []Exposure
+	// Adds says, a sentence each, why the change adds privilege; empty when it adds none.
+	Adds     []string
+	Touches  Touches
+	Warnings []string
+	Errors   []string
+}
+
+// AddsPrivilege reports whether anybody could do more after the change than before.
+func (p Plan) AddsPrivilege() bool { return len(p.Adds) > 0 }
+
+// Verbs of a Line.
+const (
+	VerbNew       = "new"
+	VerbChanged   = "changed"
+	VerbRemoved   = "removed"
+	VerbUnchanged = "unchanged"
+)
+
+// Line is what happens to one resource.
+type Line struct {
+	Verb   string
+	ID     ID
+	Detail string
+}
+
+// Privilege is one thing that a process gains or loses.
+type Privilege struct {
+	Lost       bool
+	Process    string
+	Workflow   string   // <process>/<workflow>
+	Task       string   // JSON pointer
+	TaskName   string   // transfer/one
+	Connection string   // empty for a host that is asked without a credential
+	Access     string   // read or write
+	What       string   // GET https://hr.example.com/v1/timesheets/{month}
+	Credential string   // identity token, ≤ 5 min, privileged tier
+	Approval   string   // two of group:treasury approve (4 h); empty when none may be asked
+	Policies   []string // that give it
+}
+
+// Exposure sums up a process after the change.
+type Exposure struct {
+	Process           string
+	StrangersCanStart bool
+	ReachesProduction bool
+	SharesWith        []string
+}
+
+// Touches names what a person must be allowed to apply to for this change.
+type Touches struct {
+	Processes []string
+	// Hub: policies, people, groups, runners, processes themselves and everything that belongs to no process. Policies, because
+	// one may speak of everything.
+	Hub bool
+}
+
+// PlanError is what stops a change; the same texts stand in Plan.Errors.
+type PlanError struct {
+	Errors []string
+}
+
+func (e *PlanError) Error() string { return strings.Join(e.Errors, "; ") }
+
+// Plan computes what a change would do to this state and the state after it, and changes nothing. The error is a *PlanError, and
+// the state nil, if and only if plan.Errors says what stops it.
+func (s *State) Plan(c Change) (Plan, *State, error) {
+	p := &planner{now: s, change: c, verbs: map[ID]string{}}
+	after := p.run()
+	if len(p.plan.Errors) > 0 {
+		p.plan.Digest = ""
+		return p.plan, nil, &PlanError{p.plan.Errors}
+	}
+	return p.plan, after, nil
+}
+
+type planner struct {
+	now    *State
+	change Change
+	verbs  map[ID]string
+	plan   Plan
+}
+
+func (p *planner) fail(format string, args ...any) {
+	p.plan.Errors = append(p.plan.Errors, fmt.Sprintf(format, args...))
+}
+
+func (p *planner) run() *State {
+	next := p.next()
+	if len(p.plan.Errors) > 0 {
+		return nil
+	}
+	after, err := build(next, p.now)
+	if err != nil {
+		p.plan.Errors = err.(*BuildError).Problems
+		return nil
+	}
+	p.findings(after)
+	p.lines(after)
+	before, grants := p.now.grants(), after.grants()
+	p.plan.Privileges = difference(before, grants)
+	p.plan.Adds = p.adds(after, before, grants)
+	p.plan.Touches = p.touches(after)
+	p.plan.Exposures = p.exposures(after, grants)
+	p.plan.Digest, err = p.digest(after)
+	if err != nil {
+		p.fail("plan digest: %v", err)
+	}
+	return after
+}
+
+// next gives what would be in force, or says why it cannot.
+func (p *planner) next() []Stored {
+	if n := len(p.change.Apply) + len(p.change.Remove); n > MaxResources {
+		p.fail("%d resources in one change; at most %d are allowed", n, MaxResources)
+		return nil
+	}
+	stored := maps.Clone(p.now.stored)
+	for _, r := range p.change.Apply {
+		p.apply(stored, r)
+	}
+	for _, id := range p.change.Remove {
+		switch _, exists := p.now.stored[id]; {
+		case p.verbs[id] != "":
+			p.fail("%s: stands twice in this change", id)
+		case !exists:
+			p.fail("%s: does not exist, so it cannot be removed: mend the name", id)
+		default:
+			p.verbs[id] = VerbRemoved
+			delete(stored, id)
+		}
+	}
+	return slices.SortedFunc(maps.Values(stored), func(a, b Stored) int { return compareIDs(a.ID(), b.ID()) })
+}
+
+func (p *planner) apply(stored map[ID]Stored, asked Resource) {
+	r, _, err := NewResource(asked.Kind, asked.Name, asked.Body)
+	if err != nil {
+		p.fail("%v", err)
+		return
+	}
+	id := r.ID()
+	if p.verbs[id] != "" {
+		p.fail("%s: stands twice in this change", id)
+		return
+	}
+	before, exists := p.now.stored[id]
+	switch {
+	case !exists:
+		p.verbs[id] = VerbNew
+	case before.Digest == r.Digest:
+		p.verbs[id] = VerbUnchanged
+		return
+	case r.Kind == KindWorkflow:
+		// Runs are open under it and people have approved it by this name.
+		p.fail("%s: this version exists with other content: raise document.version", id)
+		return
+	default:
+		p.verbs[id] = VerbChanged
+	}
+	stored[id] = Stored{Resource: r, AppliedBy: p.change.By, AppliedAt: p.change.At}
+}
+
+// findings become errors when they are about a workflow that this change brings, and warnings when they are new.
+func (p *planner) findings(after *State) {
+	for _, f := range after.findings {
+		switch {
+		case f.about.Kind == KindWorkflow && p.verbs[f.about] == VerbNew:
+			p.fail("%s", f.text)
+		case !slices.Contains(p.now.findings, f):
+			p.plan.Warnings = append(p.plan.Warnings, f.text)
+		}
+	}
+}
+
+func (p *planner) lines(after *State) {
+	for _, id := range slices.SortedFunc(maps.Keys(p.verbs), compareIDs) {
+		l := Line{Verb: p.verbs[id], ID: id}
+		switch {
+		case id.Kind == KindPolicy && l.Verb != VerbUnchanged:
+			l.Detail = policyDetail(p.now, after, id)
+		case l.Verb == VerbChanged:
+			l.Detail = strings.Join(changedFields(p.now.stored[id].Body, after.stored[id].Body), ", ")
+		}
+		p.plan.Changes = append(p.plan.Changes, l)
+	}
+}
+
+// changedFields names the top-level members in which two canonical bodies differ.
+func changedFields(before, after []byte) []string {
+	var b, a map[string]json.RawMessage
+	if json.Unmarshal(before, &b) != nil || json.Unmarshal(after, &a) != nil {
+		return nil
+	}
+	names := map[string]bool{}
+	for _, m := range []map[string]json.RawMessage{b, a} {
+		for name := range m {
+			if string(b[name]) != string(a[name]) {
+				names[name] = true
+			}
+		}
+	}
+	return sortedKeys(names)
+}
+
+// touches also counts where a resource stood before: moving one away takes it from its process.
+func (p *planner) touches(after *State) Touches {
+	var t Touches
+	processes := map[string]bool{}
+	for id, verb := range p.verbs {
+		if verb == VerbUnchanged {
+			continue
+		}
+		for _, s := range []*State{p.now, after} {
+			if o := s.objects[id]; o != nil {
+				process, hub := home(o)
+				t.Hub = t.Hub || hub
+				if process != "" {
+					processes[process] = true
+				}
+			}
+		}
+	}
+	t.Processes = sortedKeys(processes)
+	return t
+}
+
+func home(o Object) (process string, hub bool) {
+	switch o := o.(type) {
+	case *Process:
+		return o.Name, true
+	case *Connection:
+		return o.Process, o.Process == ""
+	case *ApprovalRule:
+		return o.Process, o.Process == ""
+	case *Workflow:
+		return o.Process, false
+	}
+	return "", true
+}
+
+func (p *planner) exposures(after *State, grants []grant) []Exposure {
+	concerned := map[string]bool{}
+	for _, process := range p.plan.Touches.Processes {
+		concerned[process] = true
+	}
+	for _, g := range p.plan.Privileges {
+		concerned[g.Process] = true
+	}
+	var out []Exposure
+	for _, name := range sortedKeys(concerned) {
+		if _, ok := after.Process(name); ok {
+			out = append(out, after.exposure(name, grants))
+		}
+	}
+	return out
+}
+
+func (s *State) exposure(process string, grants []grant) Exposure {
+	e := Exposure{Process: process, StrangersCanStart: s.strangersCanStart(process)}
+	shares := map[string]bool{}
+	for connection, users := range s.usedBy {
+		if slices.Contains(users, process) && s.objects[ID{KindConnection, connection}] != nil {
+			for _, u := range users {
+				if u != process {
+					shares[u] = true
+				}
+			}
+		}
+	}
+	e.SharesWith = sortedKeys(shares)
+	for _, g := range grants {
+		if n, ok := s.Connection(g.connection); ok && g.process == process && n.Zone == ZoneProduction {
+			e.ReachesProduction = true
+		}
+	}
+	return e
+}
+
+// ZoneProduction is the zone that the baseline guards.
+const ZoneProduction = "production"
+
+// digest is over canonical JSON of the state that the plan starts from and of every resource it names, by content.
+func (p *planner) digest(after *State) (string, error) {
+	type entry struct {
+		Kind   string `json:"kind"`
+		Name   string `json:"name"`
+		Digest string `json:"digest"`
+	}
+	doc := struct {
+		V      int     `json:"v"`
+		From   string  `json:"from"`
+		Apply  []entry `json:"apply"`
+		Remove []entry `json:"remove"`
+	}{V: 1, From: p.now.digest, Apply: []entry{}, Remove: []entry{}}
+	for _, l := range p.plan.Changes {
+		if l.Verb == VerbRemoved {
+			doc.Remove = append(doc.Remove, entry{l.ID.Kind, l.ID.Name, p.now.stored[l.ID].Digest})
+			continue
+		}
+		doc.Apply = append(doc.Apply, entry{l.ID.Kind, l.ID.Name, after.stored[l.ID].Digest})
+	}
+	raw, err := json.Marshal(doc)
+	if err != nil {
+		return "", err
+	}
+	canonical, err := jcs.Transform(raw)
+	if err != nil {
+		return "", err
+	}
+	return action.Digest(canonical), nil
+}
