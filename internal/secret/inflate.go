@@ -64,6 +64,9 @@ func (s *search) compressed(data []byte, depth int) ([]edit, error) {
 		edits = append(edits, e...)
 		at = end
 	}
+	if isText(data) {
+		return edits, nil
+	}
 	for _, c := range []codec{zlibStream(), deflateStream()} {
 		e, _, err := s.stream(data, 0, c, depth)
 		if err != nil {
@@ -72,6 +75,17 @@ func (s *search) compressed(data []byte, depth int) ([]edit, error) {
 		edits = append(edits, e...)
 	}
 	return edits, nil
+}
+
+// isText reports whether every byte is printable ASCII or white space, as in most answers and in no stream that a compressor
+// made: half of all text begins like a deflate stream, and trying each would cost more than the rest of the search.
+func isText(data []byte) bool {
+	for _, b := range data {
+		if b >= 0x7f || b < ' ' && b != '\t' && b != '\n' && b != '\r' {
+			return false
+		}
+	}
+	return true
 }
 
 // stream opens one compressed stream at start and returns where to go on. What is no stream costs a few bytes and is passed over.
