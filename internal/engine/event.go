@@ -87,9 +87,7 @@ const (
 type Result struct {
 	Task     TaskID        `json:"id"`
 	Attempt  uint32        `json:"attempt"`
-	Epoch    uint64        `json:"epoch"`
-	Runner   string        `json:"runner"`
-	Permit   string        `json:"permit"`
+	Grant    Grant         `json:"grant"`
 	Delivery Delivery      `json:"delivery"`
 	Verdict  Verdict       `json:"verdict"`
 	HTTP     *HTTPResponse `json:"http,omitempty"`
@@ -126,14 +124,21 @@ type InDoubt struct {
 	Verdict Verdict `json:"verdict"`
 }
 
-// Lost says that the runner that held the attempt is gone. Its epoch and name stay known: until a newer epoch is issued,
-// its late answer is the current one.
+// Lost says that the runner that held the attempt is gone. Its grant stays known: until a newer epoch is issued, its late
+// answer is the current one.
 type Lost struct {
 	Task    TaskID `json:"id"`
 	Attempt uint32 `json:"attempt"`
-	Epoch   uint64 `json:"epoch"`
-	Runner  string `json:"runner"`
-	Permit  string `json:"permit"`
+	Grant   Grant  `json:"grant"`
+}
+
+// Grant is an attempt in the hands of a runner.
+type Grant struct {
+	Epoch  uint64 `json:"epoch"`
+	Permit string `json:"permit"`
+	// Runner is its SPIFFE id, Key the thumbprint of its key.
+	Runner string `json:"runner"`
+	Key    string `json:"key,omitempty"`
 }
 
 // Continued goes on after a Continue command.

@@ -53,11 +53,11 @@ func retriable(r *Result) bool {
 }
 
 // again makes the next attempt after a failure of our own.
-func (m *machine) again(f *Frame, t *flow.Task) {
+func (m *machine) again(f *Frame, t *flow.Task, epoch uint64) {
 	f.NotBefore = m.now.Add(backoff(f.Failures))
 	f.Failures++
 	f.Attempt++
-	f.Phase, f.Approval, f.Epoch, f.Runner, f.Permit = FrameAttempt, "", 0, "", ""
+	f.Phase, f.Approval, f.Last, f.Floor = FrameAttempt, "", Grant{}, max(f.Floor, epoch+1)
 	m.note(t, f.Task, TaskPending, f.Attempt, nil)
 	m.emit(m.p.attempt(f, m.s.Tiers))
 }

@@ -96,10 +96,10 @@ type Frame struct {
 	Action    []byte    `json:"action,omitempty"`
 	NotBefore time.Time `json:"not_before,omitzero"`
 	Approval  string    `json:"approval,omitempty"`
-	// Epoch, Runner and Permit are those of an attempt that was lost: of the last epoch known to have been issued.
-	Epoch  uint64 `json:"epoch,omitempty"`
-	Runner string `json:"runner,omitempty"`
-	Permit string `json:"permit,omitempty"`
+	// Floor is the lowest epoch whose result can still be this attempt's.
+	Floor uint64 `json:"floor,omitempty"`
+	// Last is what is known of who held the task last, when that was lost or left it in doubt.
+	Last Grant `json:"last,omitzero"`
 }
 
 // outstanding says whether an attempt of the frame is under way.

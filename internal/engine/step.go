@@ -136,18 +136,18 @@ func (m *machine) result(r *Result) error {
 	if err != nil {
 		return err
 	}
-	if r.Attempt > f.Attempt || r.Epoch < f.Epoch {
-		return fmt.Errorf("%w: task %s is at attempt %d, epoch %d or later", ErrRefused, r.Task.Pointer, f.Attempt, f.Epoch)
+	if r.Attempt > f.Attempt || r.Grant.Epoch < f.Floor {
+		return fmt.Errorf("%w: task %s is at attempt %d, epoch %d or later", ErrRefused, r.Task.Pointer, f.Attempt, f.Floor)
 	}
 	m.s.Spin = 0
 	switch {
 	case retriable(r) && f.Failures < MaxFailures:
-		m.again(f, t)
+		m.again(f, t, r.Grant.Epoch)
 		return nil
 	case leavesDoubt(t, r) && f.Phase == FrameDoubt:
 		return fmt.Errorf("%w: task %s is in doubt already", ErrRefused, r.Task.Pointer)
 	case leavesDoubt(t, r):
-		m.doubt(f, t, r.Epoch, r.Runner, r.Permit)
+		m.doubt(f, t, r.Grant)
 		return nil
 	}
 	frame := *f
@@ -197,12 +197,12 @@ func (m *machine) inDoubt(e *InDoubt) error {
 	if e.Attempt != f.Attempt || f.Phase == FrameDoubt {
 		return fmt.Errorf("%w: task %s is %s at attempt %d", ErrRefused, e.Task.Pointer, f.Phase, f.Attempt)
 	}
-	m.doubt(f, t, f.Epoch, f.Runner, f.Permit)
+	m.doubt(f, t, f.Last)
 	return nil
 }
 
-func (m *machine) doubt(f *Frame, t *flow.Task, epoch uint64, runner, permit string) {
-	f.Phase, f.Epoch, f.Runner, f.Permit = FrameDoubt, epoch, runner, permit
+func (m *machine) doubt(f *Frame, t *flow.Task, last Grant) {
+	f.Phase, f.Last, f.Floor = FrameDoubt, last, max(f.Floor, last.Epoch)
 	m.note(t, f.Task, TaskInDoubt, f.Attempt, nil)
 }
 
@@ -216,7 +216,7 @@ func (m *machine) lost(e *Lost) error {
 		return fmt.Errorf("%w: task %s is %s at attempt %d", ErrRefused, e.Task.Pointer, f.Phase, f.Attempt)
 	}
 	f.Phase, f.NotBefore, f.Approval = FrameAttempt, time.Time{}, ""
-	f.Epoch, f.Runner, f.Permit = e.Epoch, e.Runner, e.Permit
+	f.Last, f.Floor = e.Grant, max(f.Floor, e.Grant.Epoch)
 	f.Attempt++
 	m.note(t, f.Task, TaskPending, f.Attempt, nil)
 	m.emit(m.p.attempt(f, m.s.Tiers))
