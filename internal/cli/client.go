@@ -2,136 +2,83 @@ package cli
 
 import (
 	"bytes"
-	"context"
 	"crypto/ecdsa"
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
+	"crypto/elliptic"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"strings"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
-	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 
 	cardeav1 "cardea/api/cardea/v1"
 	"cardea/api/cardea/v1/cardeav1connect"
 	"cardea/internal/evidence"
+	"cardea/internal/identity"
+	"cardea/internal/profile"
+	"cardea/internal/role"
 )
 
-const (
-	// maxRequest is what a console takes; a larger change must be applied in parts.
-	maxRequest = 4 << 20
-	// maxAnswer bounds what a lying hub can make this process hold.
-	maxAnswer = 64 << 20
-
-	dialTimeout = 5 * time.Second
-)
-
-// Hub is what a profile pins: where the console listens, who it must be, and the key that speaks for the person.
-type Hub struct {
-	// Address is unix:/path or tcp:host:port.
-	Address     string
-	TrustDomain string
-	// Roots are the hub's role CAs. The system's roots are never asked.
-	Roots []*x509.Certificate
-	// Session is the person's own key. It never leaves this process: each request carries a proof made with it.
-	Session *ecdsa.PrivateKey
-}
+// maxRequest is what a console takes; a larger change must be applied in parts.
+const maxRequest = 4 << 20
 
 // Client speaks to one hub as one person.
 type Client struct {
 	Control cardeav1connect.ControlClient
 	Ledger  cardeav1connect.LedgerClient
 	Runs    cardeav1connect.RunsClient
+
+	// skew is written by every answer's Date.
+	skew *atomic.Value
 }
 
-// NewClient makes a client. Nothing is dialled before the first call.
-func NewClient(h Hub) (*Client, error) {
-	pinned, err := pinnedTLS(h)
+// NewClient makes a client from a profile. Nothing is dialled before the first call.
+func NewClient(p profile.Profile) (*Client, error) {
+	session, ok := p.SessionKey.Key.(*ecdsa.PrivateKey)
+	if !ok || session.Curve != elliptic.P256() {
+		return nil, Fail(Identity, "", "profile: the session key is not a P-256 private key")
+	}
+	bundle, err := p.Bundle()
 	if err != nil {
-		return nil, err
+		return nil, Fail(Identity, "", "%s", err.Error())
 	}
-	network, address, ok := strings.Cut(h.Address, ":")
-	if !ok || network != "unix" && network != "tcp" || address == "" {
-		return nil, fmt.Errorf("console address %q is neither unix:/path nor tcp:host:port", h.Address)
-	}
-	if h.Session == nil {
-		return nil, errors.New("no session key")
-	}
-	base := &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			d := net.Dialer{Timeout: dialTimeout}
-			conn, err := d.DialContext(ctx, network, address)
-			if err != nil {
-				return nil, Fail(Unavailable, "cardea dev starts a hub on this machine; cardea doctor says what is missing",
-					"no hub answers at %s", h.Address).Because(err)
-			}
-			return conn, nil
-		},
-		TLSClientConfig:     pinned,
-		TLSHandshakeTimeout: dialTimeout,
-		ForceAttemptHTTP2:   true,
-		DisableCompression:  true,
-		Proxy:               nil,
-	}
-	return newClient(base, h.Session), nil
+	// One kind of peer is accepted: a console under the profile's own roots. The system's roots are never asked.
+	pinned := identity.ClientTLSWithoutSVID(bundle, identity.WantRole(role.Console), time.Now)
+	return newClient(role.Dial(p.Console, pinned).Transport, session), nil
 }
 
 func newClient(base http.RoundTripper, session *ecdsa.PrivateKey) *Client {
-	const origin = "https://cardea"
-	options := connect.WithClientOptions(
-		connect.WithReadMaxBytes(maxAnswer),
-		connect.WithAcceptCompression("gzip", nil, nil), // what is signed is what is sent: no compressor in between
-	)
+	options := connect.WithClientOptions(role.ClientOptions()...) // no compression: what is signed is what is sent
+	skew := new(atomic.Value)
+	base = &dated{base, skew}
 	proving := &http.Client{Transport: &prover{base: base, session: session}, CheckRedirect: noRedirect}
-	control := cardeav1connect.NewControlClient(proving, origin, options)
+	control := cardeav1connect.NewControlClient(proving, role.BaseURL, options)
 	ticketed := &http.Client{Transport: &ticketer{base: base, control: control}, CheckRedirect: noRedirect}
 	return &Client{
 		Control: control,
-		Ledger:  cardeav1connect.NewLedgerClient(proving, origin, options),
-		Runs:    cardeav1connect.NewRunsClient(ticketed, origin, options),
+		Ledger:  cardeav1connect.NewLedgerClient(proving, role.BaseURL, options),
+		Runs:    cardeav1connect.NewRunsClient(ticketed, role.BaseURL, options),
+		skew:    skew,
 	}
 }
 
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-// notThisHub mends a failed pin: either the hub was made anew, or somebody else answers in its place.
-const notThisHub = "if the hub was set up anew, use its new profile; if not, somebody else is answering"
+// dated notes how far the clocks are apart. The hub's Date is a hint for a person who wonders, and decides nothing.
+type dated struct {
+	base http.RoundTripper
+	skew *atomic.Value
+}
 
-// pinnedTLS accepts one kind of peer: a console of this trust domain, under the profile's own roots.
-func pinnedTLS(h Hub) (*tls.Config, error) {
-	td, err := spiffeid.TrustDomainFromString(h.TrustDomain)
-	if err != nil {
-		return nil, fmt.Errorf("profile: trust domain %q: %w", h.TrustDomain, err)
+func (d *dated) RoundTrip(req *http.Request) (*http.Response, error) {
+	answer, err := d.base.RoundTrip(req)
+	if err == nil {
+		if at, dateErr := http.ParseTime(answer.Header.Get("Date")); dateErr == nil {
+			d.skew.Store(time.Since(at).Truncate(time.Second))
+		}
 	}
-	if len(h.Roots) == 0 {
-		return nil, errors.New("profile pins no roots of the hub")
-	}
-	bundle := x509bundle.FromX509Authorities(td, h.Roots)
-	return &tls.Config{
-		MinVersion: tls.VersionTLS13,
-		NextProtos: []string{"h2"},
-		// The standard verifier wants a host name, and a SPIFFE certificate has none; VerifyPeerCertificate below replaces it
-		// and is called on every handshake, for session tickets are off.
-		InsecureSkipVerify:     true,
-		SessionTicketsDisabled: true,
-		VerifyPeerCertificate: func(raw [][]byte, _ [][]*x509.Certificate) error {
-			id, _, err := x509svid.ParseAndVerify(raw, bundle)
-			if err != nil {
-				return Fail(Identity, notThisHub, "the console's certificate is not of the hub in this profile: %s", err.Error()).Because(err)
-			}
-			if id.TrustDomain() != td || !strings.HasPrefix(id.Path(), "/role/console/") {
-				return Fail(Identity, notThisHub, "expected a console of %s, found %s", td.String(), id.String())
-			}
-			return nil
-		},
-	}, nil
+	return answer, err
 }
 
 // prover puts a proof over the exact body on every request.

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 
 	"connectrpc.com/connect"
+
+	"cardea/internal/identity"
 )
 
 // Exit is what the process answers to the shell. The numbers are a promise to scripts; docs/cli.md lists them.
@@ -121,6 +124,14 @@ func Explain(err error) *Error {
 	if errors.As(err, &known) {
 		return known
 	}
+	var stranger *identity.Refused
+	if errors.As(err, &stranger) {
+		return Fail(Identity, notThisHub, "what answers is not the console of the hub in this profile: %s", stranger.Error()).Because(err)
+	}
+	var dial *net.OpError
+	if errors.As(err, &dial) && dial.Op == "dial" && dial.Addr != nil {
+		return Fail(Unavailable, noHub, "no hub answers at %s", dial.Addr.String()).Because(err)
+	}
 	if errors.Is(err, context.Canceled) {
 		return Fail(Interrupted, "", "interrupted").Because(err)
 	}
@@ -132,6 +143,12 @@ func Explain(err error) *Error {
 	}
 	return Fail(Failed, "", "%s", err.Error()).Because(err)
 }
+
+// noHub mends a hub that is away.
+const noHub = "cardea doctor says what is missing; cardea dev starts a hub on this machine"
+
+// notThisHub mends a failed pin: either the hub was made anew, or somebody else answers in its place.
+const notThisHub = "if the hub was set up anew, use its new profile; if not, somebody else is answering"
 
 // innermost finds what the hub said. When a ticket is refused, the transport of the call that wanted it wraps that refusal in an
 // error of its own, whose code says only that the call was not sent.
@@ -153,7 +170,7 @@ func explainRemote(remote *connect.Error) *Error {
 	var mend Safe
 	switch exit {
 	case Unavailable:
-		mend = "cardea doctor says what is missing; cardea dev starts a hub on this machine"
+		mend = noHub
 	case Identity:
 		mend = "cardea doctor checks the profile and the clock; a hub that was started anew needs its new profile"
 	case Conflict:

@@ -40,7 +40,7 @@ type Line []Piece
 func L(text Safe) Line { return Line{{Text: text}} }
 
 // Add appends a piece.
-func (l Line) Add(style Style, text Safe) Line { return append(l, Piece{text, style}) }
+func (l Line) Add(style Style, text Safe) Line { return append(l[:len(l):len(l)], Piece{text, style}) }
 
 // Width is the number of columns that the line takes.
 func (l Line) Width() int {

@@ -213,6 +213,7 @@ func copyHeaders(to, from http.Header, allowed func(string) bool) {
 // copyBody passes the answer on as it comes. A client that does not read loses its call after WriteTime.
 func (c *Console) copyBody(w http.ResponseWriter, from io.Reader, stream bool) error {
 	control := http.NewResponseController(w)
+	_ = control.SetWriteDeadline(time.Time{}) // the server's own would end a stream that says nothing for a while
 	left := c.limits.AnswerBytes
 	buf := make([]byte, 32<<10)
 	for {

@@ -1,8 +1,6 @@
 package console
 
 import (
-	"context"
-	"net"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -60,7 +58,7 @@ func set[T int | int64 | time.Duration | rate.Limit](field *T, value T) {
 // maxClients bounds the table of clients. When it is full of busy ones, newcomers share one entry.
 const maxClients = 4096
 
-// clients counts what each client does. A client is a network address, or a local user: the console does not know persons.
+// clients counts what each client does. A client is a network address: the console does not know persons.
 type clients struct {
 	limits Limits
 	now    func() time.Time
@@ -140,28 +138,12 @@ func (c *clients) forgetIdle(now time.Time) bool {
 	return len(c.byName) < before
 }
 
-type clientKey struct{}
-
-// ConnContext remembers who is at the other end of a connection; it is for http.Server.ConnContext. On a Unix socket that is the
-// local user, over TCP the address, and for IPv6 its /64, which one machine owns whole.
-func ConnContext(ctx context.Context, conn net.Conn) context.Context {
-	return context.WithValue(ctx, clientKey{}, clientName(conn))
-}
-
-func clientName(conn net.Conn) string {
-	if inner, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		conn = inner.NetConn()
-	}
-	if local, ok := conn.(*net.UnixConn); ok {
-		return localUser(local)
-	}
-	return addressName(conn.RemoteAddr().String())
-}
-
-func addressName(remote string) string {
-	at, err := netip.ParseAddrPort(remote)
+// clientOf names the client of a request: the network address that the server saw, and for IPv6 its /64, which one machine owns
+// whole. A Unix socket's callers share one name: the socket's file mode already says who they are.
+func clientOf(r *http.Request) string {
+	at, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
-		return "unknown"
+		return "local"
 	}
 	addr := at.Addr().Unmap().WithZone("")
 	if addr.Is4() {
@@ -169,15 +151,7 @@ func addressName(remote string) string {
 	}
 	prefix, err := addr.Prefix(64)
 	if err != nil {
-		return "unknown"
+		return "local"
 	}
 	return prefix.String()
-}
-
-// clientOf names the client of a request: from its connection, or else from the address that the server saw.
-func clientOf(r *http.Request) string {
-	if name, ok := r.Context().Value(clientKey{}).(string); ok {
-		return name
-	}
-	return addressName(r.RemoteAddr)
 }

@@ -166,7 +166,11 @@ func (o *Origin) serve(w http.ResponseWriter, r *http.Request, name string, k ki
 	o.requests.WithLabelValues(k.name, "served").Inc()
 	w.Header().Set("Content-Type", k.contentType)
 	w.Header().Set("Cache-Control", k.cache)
-	http.ServeContent(w, r, "", info.ModTime().Truncate(time.Second), f)
+	var modified time.Time
+	if k.name == "tile" {
+		modified = info.ModTime() // never for what changes: HTTP dates have seconds, and two checkpoints fit into one
+	}
+	http.ServeContent(w, r, "", modified, f)
 }
 
 // open walks to the file one folder at a time. os.Root alone would follow a link that stays inside the folder; here every part
