@@ -23,8 +23,8 @@ type Config struct {
 	Dev bool
 	// Signer signs checkpoints. Its name is the ledger's name, the origin line of every checkpoint.
 	Signer note.Signer
-	// Verifier is the key that Signer signs for; what the database holds as checkpoints is checked with it.
-	Verifier note.Verifier
+	// Key is the verifier key of Signer in text form, as NewKey answers it. Stored checkpoints are checked with it.
+	Key string
 	// Publish is a folder for the public files: checkpoint and tile/. Empty publishes nothing.
 	Publish string
 	// Every is the shortest time between two checkpoints that nobody waits for. The default is 200 ms.
@@ -35,10 +35,8 @@ type Config struct {
 
 func (c *Config) validate() error {
 	switch {
-	case c.DB == nil, c.Hub == "", c.Signer == nil, c.Verifier == nil, c.Now == nil:
-		return errors.New("ledger: a store, a hub name, a signer, its verifier and a clock are required")
-	case c.Signer.Name() != c.Verifier.Name(), c.Signer.KeyHash() != c.Verifier.KeyHash():
-		return errors.New("ledger: signer and verifier are not of one key")
+	case c.DB == nil, c.Hub == "", c.Signer == nil, c.Key == "", c.Now == nil:
+		return errors.New("ledger: a store, a hub name, a signer, its verifier key and a clock are required")
 	}
 	if c.Every <= 0 {
 		c.Every = 200 * time.Millisecond
@@ -51,9 +49,10 @@ func (c *Config) validate() error {
 
 // Ledger appends leaves, sequences them and answers for them. Its methods are safe for concurrent use.
 type Ledger struct {
-	config Config
-	wake   chan struct{} // a leaf was appended; the commit that it belongs to ends before the sequencer's own
-	hurry  chan struct{} // somebody waits in WaitSequenced
+	config   Config
+	verifier note.Verifier
+	wake     chan struct{} // a leaf was appended; the commit that it belongs to ends before the sequencer's own
+	hurry    chan struct{} // somebody waits in WaitSequenced
 
 	// current is the tree as of the newest signed checkpoint. Only the sequencer replaces it.
 	current atomic.Pointer[head]
@@ -101,17 +100,25 @@ func (l *Ledger) Append(tx store.Tx, e Entry) (id string, err error) {
 	return id, nil
 }
 
-// Erase removes the payload and salt of a leaf and records that it did, with why as the payload of the erasure's own leaf. The
-// erased leaf stays in the tree and provable; what it said cannot be recovered from it.
+// Erase records that the payload of a leaf is erased, with why as the payload of the erasure's own leaf, and has the sequencer remove
+// payload and salt in the transaction that gives the erasure its index: a payload is never missing without a signed record of it.
+// The erased leaf stays in the tree and provable; what it said cannot be recovered from it.
 func (l *Ledger) Erase(tx store.Tx, id string, why []byte) (erasure string, err error) {
-	n, err := tx.Exec(`UPDATE ledger_leaf SET salt = NULL, payload = NULL WHERE id = $1 AND payload IS NOT NULL`, id)
+	var there bool
+	err = tx.QueryRow(`SELECT payload IS NOT NULL FROM ledger_leaf WHERE id = $1`, id).Scan(&there)
+	if errors.Is(err, store.ErrNoRows) || (err == nil && !there) {
+		return "", fmt.Errorf("erase %s: %w", id, ErrUnknownLeaf)
+	}
 	if err != nil {
 		return "", fmt.Errorf("erase %s: %w", id, err)
 	}
-	if n == 0 {
-		return "", fmt.Errorf("erase %s: %w", id, ErrUnknownLeaf)
+	if erasure, err = l.Append(tx, Entry{Kind: KindErasure, Refs: Refs{Leaf: id}, Payload: why}); err != nil {
+		return "", err
 	}
-	return l.Append(tx, Entry{Kind: KindErasure, Refs: Refs{Leaf: id}, Payload: why})
+	if _, err := tx.Exec(`INSERT INTO ledger_erasure (erasure, leaf) VALUES ($1, $2)`, erasure, id); err != nil {
+		return "", fmt.Errorf("erase %s: %w", id, err)
+	}
+	return erasure, nil
 }
 
 // signal leaves one token; a token that is there already says the same.
@@ -130,10 +137,17 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	l := &Ledger{config: c, wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), settled: make(chan struct{})}
+	v, err := note.NewVerifier(c.Key)
+	if err != nil {
+		return nil, fmt.Errorf("ledger verifier key: %w", err)
+	}
+	if c.Signer.Name() != v.Name() || c.Signer.KeyHash() != v.KeyHash() {
+		return nil, errors.New("ledger: signer and verifier are not of one key")
+	}
+	l := &Ledger{config: c, verifier: v, wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), settled: make(chan struct{})}
 	h, err := l.loadHead(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("open ledger %s: %w", c.Verifier.Name(), err)
+		return nil, fmt.Errorf("open ledger %s: %w", v.Name(), err)
 	}
 	l.current.Store(h)
 	return l, nil

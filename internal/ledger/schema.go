@@ -32,4 +32,11 @@ CREATE TABLE ledger_checkpoint (
 	size INTEGER PRIMARY KEY,
 	note TEXT    NOT NULL
 ) STRICT;
+
+-- Erasures whose leaf is not sequenced yet. An editor gains what they could do to ledger_leaf anyway: remove payloads, which
+-- verification then reports, or keep one from being removed.
+CREATE TABLE ledger_erasure (
+	erasure TEXT PRIMARY KEY,   -- leaf that records it
+	leaf    TEXT NOT NULL       -- leaf whose payload goes
+) STRICT;
 `

@@ -21,7 +21,7 @@ func (l *Ledger) loadHead(ctx context.Context) (h *head, err error) {
 
 func (l *Ledger) readHead(tx store.Tx) (*head, error) {
 	h := &head{edge: map[tileID][]byte{}}
-	h.Origin = l.config.Verifier.Name()
+	h.Origin = l.verifier.Name()
 	var size int64
 	var signed string
 	err := tx.QueryRow(`SELECT size, note FROM ledger_checkpoint ORDER BY size DESC LIMIT 1`).Scan(&size, &signed)
@@ -33,7 +33,7 @@ func (l *Ledger) readHead(tx store.Tx) (*head, error) {
 	case err != nil:
 		return nil, err
 	default:
-		if h.Checkpoint, err = ParseCheckpoint([]byte(signed), l.config.Verifier); err != nil {
+		if h.Checkpoint, err = ParseCheckpoint([]byte(signed), l.verifier); err != nil {
 			return nil, err
 		}
 		if h.Size != size || size == 0 {
@@ -174,6 +174,9 @@ func writeGrowth(tx store.Tx, old *head, pending []pendingLeaf, g growth) error 
 			return fmt.Errorf("leaf with sequence %d is gone or was given another index", p.seq)
 		}
 	}
+	if err := eraseSequenced(tx); err != nil {
+		return err
+	}
 	for id, data := range g.tiles {
 		_, err := tx.Exec(`INSERT INTO ledger_tile (level, n, hashes) VALUES ($1, $2, $3)
 			ON CONFLICT (level, n) DO UPDATE SET hashes = excluded.hashes`, id.level, id.n, data)
@@ -182,5 +185,16 @@ func writeGrowth(tx store.Tx, old *head, pending []pendingLeaf, g growth) error 
 		}
 	}
 	_, err := tx.Exec(`INSERT INTO ledger_checkpoint (size, note) VALUES ($1, $2)`, g.next.Size, string(g.next.note))
+	return err
+}
+
+// eraseSequenced removes the payloads whose erasure has an index by now.
+func eraseSequenced(tx store.Tx) error {
+	const due = `(SELECT e.leaf FROM ledger_erasure e JOIN ledger_leaf l ON l.id = e.erasure WHERE l.idx IS NOT NULL)`
+	n, err := tx.Exec(`UPDATE ledger_leaf SET salt = NULL, payload = NULL WHERE id IN ` + due)
+	if err != nil || n == 0 {
+		return err
+	}
+	_, err = tx.Exec(`DELETE FROM ledger_erasure WHERE leaf IN ` + due)
 	return err
 }

@@ -44,14 +44,14 @@ type stmt struct {
 const maxStatements = 512
 
 // writerPragmas hold on the writer's connection. fullfsync matters on darwin only, where fsync does not reach the platters.
-// journal_size_limit gives space back after a burst; cell_size_check and trusted_schema=OFF face a file that was edited by others.
+// secure_delete overwrites what is deleted, because erasing is a promise of the ledger. journal_size_limit gives space back after a burst; cell_size_check and trusted_schema=OFF face a file that was edited by others.
 // wal_autocheckpoint is off, since walKeeper does it beside the commits and not inside one.
 var (
 	commonPragmas = []string{
 		"busy_timeout=5000", "trusted_schema=OFF", "cell_size_check=ON", "foreign_keys=ON", "temp_store=MEMORY", "recursive_triggers=ON",
 	}
 	writerPragmas = []string{
-		"synchronous=FULL", "fullfsync=ON", "checkpoint_fullfsync=ON", "wal_autocheckpoint=0", "journal_size_limit=33554432", "cache_size=-8192",
+		"synchronous=FULL", "secure_delete=ON", "fullfsync=ON", "checkpoint_fullfsync=ON", "wal_autocheckpoint=0", "journal_size_limit=33554432", "cache_size=-8192",
 	}
 	readerPragmas = []string{"query_only=ON", "cache_size=-2048"}
 )
