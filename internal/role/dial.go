@@ -1,0 +1,146 @@
+package role
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// BaseURL is what connect clients made with Dial use: the address decides where a call
+// goes, the peer's SVID with whom it speaks.
+const BaseURL = "https://cardea"
+
+const (
+	// pingAfter finds a peer that is gone without a word (a TCP peer whose machine lost power).
+	pingAfter = 15 * time.Second
+	// idleTimeout closes a connection that nobody uses, on either side.
+	idleTimeout = 5 * time.Minute
+	// minReuse keeps a role that cannot renew from making a connection per call.
+	minReuse = 10 * time.Second
+)
+
+// Dial returns a client for one address (unix:/path or tcp:host:port) that speaks HTTP/2 over conf, a client configuration of
+// package identity. Calls share one connection; a new one replaces it well before the SVID of either side
+// expires, so that no call fails because of a renewal. It connects when first used.
+func Dial(addr string, conf *tls.Config) *http.Client {
+	return &http.Client{Transport: &transport{addr: addr, conf: conf}, CheckRedirect: noRedirect}
+}
+
+// noRedirect hands a redirect back as the answer that it is: no role redirects another.
+func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+
+type transport struct {
+	addr string
+	conf *tls.Config
+
+	mu  sync.Mutex
+	cur *line
+}
+
+// line is one HTTP/2 transport, used until renewBy (unix nanoseconds; 0 before the first handshake).
+type line struct {
+	h2      *http2.Transport
+	renewBy atomic.Int64
+}
+
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	return t.line().h2.RoundTrip(r)
+}
+
+// CloseIdleConnections serves http.Client.CloseIdleConnections.
+func (t *transport) CloseIdleConnections() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.cur != nil {
+		t.cur.h2.CloseIdleConnections()
+	}
+}
+
+func (t *transport) line() *line {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.cur != nil {
+		by := t.cur.renewBy.Load()
+		if by == 0 || t.now().UnixNano() < by {
+			return t.cur
+		}
+		// Calls that are under way finish on the old connection, which then closes as idle.
+	}
+	l := &line{}
+	l.h2 = &http2.Transport{
+		DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) { return t.dial(ctx, l) },
+		// One connection carries everything; more calls than it takes wait their turn.
+		StrictMaxConcurrentStreams: true,
+		DisableCompression:         true,
+		IdleConnTimeout:            idleTimeout,
+		ReadIdleTimeout:            pingAfter,
+		PingTimeout:                pingAfter,
+		MaxReadFrameSize:           64 << 10,
+		MaxHeaderListSize:          maxHeader,
+	}
+	t.cur = l
+	return l
+}
+
+func (t *transport) now() time.Time {
+	if t.conf.Time != nil {
+		return t.conf.Time()
+	}
+	return time.Now()
+}
+
+func (t *transport) dial(ctx context.Context, l *line) (net.Conn, error) {
+	raw, err := dialAddress(ctx, t.addr)
+	if err != nil {
+		return nil, err
+	}
+	var own *x509.Certificate
+	conf := t.conf.Clone()
+	if get := conf.GetClientCertificate; get != nil {
+		conf.GetClientCertificate = func(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			c, err := get(info)
+			if err == nil {
+				own = c.Leaf
+			}
+			return c, err
+		}
+	}
+	conf.ServerName = "cardea"
+	conn := tls.Client(raw, conf)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, fmt.Errorf("connect to %s: %w", t.addr, err)
+	}
+	l.renewBy.Store(renewBy(t.now(), conn.ConnectionState().PeerCertificates[0], own).UnixNano())
+	return conn, nil
+}
+
+// renewBy is when a connection should give way to a new one: when two thirds of the shorter life of its two SVIDs are over.
+// Roles renew at half-life, so by then both have newer ones.
+func renewBy(now time.Time, certs ...*x509.Certificate) time.Time {
+	var by time.Time
+	for _, c := range certs {
+		if c == nil {
+			continue
+		}
+		at := c.NotAfter.Add(-c.NotAfter.Sub(c.NotBefore) / 3)
+		if soonest := now.Add(minReuse); at.Before(soonest) {
+			at = soonest
+		}
+		if c.NotAfter.Before(at) {
+			at = c.NotAfter
+		}
+		if by.IsZero() || at.Before(by) {
+			by = at
+		}
+	}
+	return by
+}
