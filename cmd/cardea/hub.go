@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -85,11 +84,6 @@ func (h *hub) show(m proto.Message, lines func() []cli.Line) error {
 		return cli.WriteMessage(h.app.out, m)
 	}
 	return h.out.Print(lines()...)
-}
-
-// memory is a file beside the profile in which the CLI keeps what this person has seen of this hub.
-func (h *hub) memory(name string) string {
-	return filepath.Join(filepath.Dir(h.path), name)
 }
 
 // me is the person of the profile.

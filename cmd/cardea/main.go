@@ -103,6 +103,7 @@ const (
 	groupWork  = "work"
 	groupProof = "proof"
 	groupServe = "serve"
+	roleGroup  = groupServe
 
 	formatText = "text"
 	formatJSON = "json"
@@ -110,7 +111,7 @@ const (
 
 // serverCommands are the roles and what starts them.
 func serverCommands() []*cobra.Command {
-	commands := []*cobra.Command{}
+	commands := []*cobra.Command{consoleCommand(), originCommand()}
 	for _, c := range commands {
 		c.GroupID = groupServe
 	}

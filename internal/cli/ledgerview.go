@@ -105,3 +105,43 @@ func EntryLines(e *cardeav1.Entry) []Line {
 	}
 	return append(lines, Indent(2, BodyLines(e.GetPayload()))...)
 }
+
+// ReportLine is a verification's outcome in one line.
+func ReportLine(r ledger.Report) Line {
+	if r.Problem != nil {
+		return Line{{"✘ ", Red}, {Text: Clean(r.Sentence())}}
+	}
+	return Line{{"✔ ", Green}, {Text: Clean(r.Sentence())}}
+}
+
+// reportJSON is a verification's outcome for scripts.
+type reportJSON struct {
+	OK          bool                  `json:"ok"`
+	Sentence    string                `json:"sentence"`
+	Origin      string                `json:"origin"`
+	Leaves      int64                 `json:"leaves"`
+	Checkpoints int64                 `json:"checkpoints"`
+	Root        string                `json:"root"`
+	Erased      int64                 `json:"erased"`
+	Dev         int64                 `json:"dev"`
+	ByKind      map[ledger.Kind]int64 `json:"by_kind"`
+	// Problem is null when everything holds.
+	Problem *problemJSON `json:"problem"`
+}
+
+type problemJSON struct {
+	Index int64  `json:"index"`
+	Fault string `json:"fault"`
+}
+
+// ReportDocument is a verification's outcome as a JSON document.
+func ReportDocument(r ledger.Report) any {
+	d := reportJSON{
+		OK: r.Problem == nil, Sentence: r.Sentence(), Origin: r.Origin, Leaves: r.Leaves, Checkpoints: r.Checkpoints,
+		Root: r.Root.String(), Erased: r.Erased, Dev: r.Dev, ByKind: r.ByKind,
+	}
+	if r.Problem != nil {
+		d.Problem = &problemJSON{r.Problem.Index, string(r.Problem.Fault)}
+	}
+	return d
+}

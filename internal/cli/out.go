@@ -196,3 +196,16 @@ func Indent(n int, lines []Line) []Line {
 	}
 	return out
 }
+
+// Meter draws how far something is on one line of a terminal, and wipes it when done. Elsewhere it is silent.
+func (o *Out) Meter(what Safe, done, size uint64) {
+	if !o.tty {
+		return
+	}
+	line := Line{{F("%s  %d of %d", what, done, size), Dim}}
+	if done >= size {
+		line = nil
+	}
+	cols, _ := o.Size()
+	_, _ = io.WriteString(o.w, "\r\x1b[K"+o.render(line.Cut(cols-1))) // a decoration: its loss is no failure
+}
