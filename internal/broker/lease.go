@@ -85,8 +85,12 @@ func IntendAndIssue(tx store.Tx, l Lease) error {
 	return insert(tx, l)
 }
 
-// mintGrace is how long after the intent an unconfirmed mint is taken for lost and undone.
-const mintGrace = 30 * time.Second
+// MintTimeout bounds one call to Mint; mintGrace, which is longer, is how long after the intent an unconfirmed mint is taken for lost
+// and undone.
+const (
+	MintTimeout = 20 * time.Second
+	mintGrace   = 30 * time.Second
+)
 
 func insert(tx store.Tx, l Lease) error {
 	scopes, err := json.Marshal(l.Scopes)
@@ -106,11 +110,12 @@ func insert(tx store.Tx, l Lease) error {
 // ErrState is returned when a lease is not in a state that allows the change: somebody else ended it first.
 var ErrState = errors.New("lease is in another state")
 
-// Issue records that an intended credential exists, with its leaf. It fails with ErrState when the lease was given up meanwhile:
-// the caller then must not release the credential.
+// Issue records that an intended credential exists, with its leaf. A lease whose ending was asked for meanwhile stays revoking
+// and becomes due at once: the caller sees from its permit that the credential must not be released.
 func Issue(tx store.Tx, id string, m Minted, leaf string, now time.Time) error {
-	return change(tx, id, `UPDATE leases SET state = 'issued', handle = $2, issued_at = $3, expires_at = $4, due_at = $4, leaf = $5
-		WHERE id = $1 AND state = 'intended'`, id, m.Handle, store.Micros(now), store.Micros(m.Expires), leaf)
+	return change(tx, id, `UPDATE leases SET handle = $2, issued_at = $3, expires_at = $4, leaf = $5,
+		due_at = CASE state WHEN 'intended' THEN $4 ELSE $3 END, state = CASE state WHEN 'intended' THEN 'issued' ELSE state END
+		WHERE id = $1 AND state IN ('intended', 'revoking')`, id, m.Handle, store.Micros(now), store.Micros(m.Expires), leaf)
 }
 
 // EndOfPermit starts the ending of every lease of a permit: revocable ones become due at once, expiring ones wait for their
@@ -124,8 +129,10 @@ func EndOfRun(tx store.Tx, run string, now time.Time) (int, error) {
 	return startEnding(tx, "run", run, now)
 }
 
+// startEnding leaves an intended lease alone until no mint of it can be under way: revoking a name that appears afterwards would
+// confirm the end of what then lives. Column is one of two literals, never input.
 func startEnding(tx store.Tx, column, value string, now time.Time) (int, error) {
-	n, err := tx.Exec(`UPDATE leases SET state = 'revoking', due_at = $2
+	n, err := tx.Exec(`UPDATE leases SET due_at = CASE state WHEN 'intended' THEN due_at ELSE $2 END, state = 'revoking'
 		WHERE `+column+` = $1 AND promise <> 'expiring' AND state IN ('intended', 'issued')`, value, store.Micros(now))
 	if err != nil {
 		return 0, fmt.Errorf("end leases of %s %s: %w", column, value, err)
