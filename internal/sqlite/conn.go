@@ -24,7 +24,8 @@ const (
 type conn struct {
 	raw   rawConn
 	mode  mode
-	stmts map[string]*stmt
+	stmts map[string]*stmt    // of functions
+	own   map[string]*stmt    // of this package, such as COMMIT; kept apart so that no function finds them
 	args  []driver.NamedValue // reused by every statement; the driver copies what it binds
 }
 
@@ -77,7 +78,7 @@ func dial(path, vfs string, m mode) (*conn, error) {
 	if !ok {
 		return nil, errors.Join(errors.New("the SQLite driver lacks prepared statements"), dc.Close())
 	}
-	c := &conn{raw: raw, mode: m, stmts: map[string]*stmt{}}
+	c := &conn{raw: raw, mode: m, stmts: map[string]*stmt{}, own: map[string]*stmt{}}
 	if err := c.setUp(); err != nil {
 		return nil, errors.Join(err, c.close())
 	}
@@ -145,13 +146,32 @@ func (c *conn) prepare(sql string) (*stmt, error) {
 	default:
 		return nil, fmt.Errorf("%q is not a statement that a transaction may run", word)
 	}
-	return c.prepareTrusted(sql)
+	if strings.Contains(strings.TrimRight(sql, "; \t\r\n"), ";") {
+		return nil, errors.New("more than one statement, or a value that should be an argument")
+	}
+	s, err := c.compile(sql)
+	if err != nil {
+		return nil, err
+	}
+	if len(c.stmts) >= maxStatements {
+		c.forgetOne()
+	}
+	c.stmts[sql] = s
+	return s, nil
 }
 
 func (c *conn) prepareTrusted(sql string) (*stmt, error) {
-	if s, ok := c.stmts[sql]; ok {
+	if s, ok := c.own[sql]; ok {
 		return s, nil
 	}
+	s, err := c.compile(sql)
+	if err == nil {
+		c.own[sql] = s
+	}
+	return s, err
+}
+
+func (c *conn) compile(sql string) (*stmt, error) {
 	ds, err := c.raw.PrepareContext(context.Background(), sql)
 	if err != nil {
 		return nil, err
@@ -163,10 +183,6 @@ func (c *conn) prepareTrusted(sql string) (*stmt, error) {
 	if !execs || !queries {
 		return nil, errors.Join(errors.New("the SQLite driver's statements lack context methods"), ds.Close())
 	}
-	if len(c.stmts) >= maxStatements {
-		c.forgetOne()
-	}
-	c.stmts[sql] = s
 	return s, nil
 }
 
@@ -188,10 +204,11 @@ func firstWord(sql string) string {
 }
 
 func (c *conn) close() error {
-	for _, s := range c.stmts {
-		s.Close()
+	for _, own := range []map[string]*stmt{c.stmts, c.own} {
+		for _, s := range own {
+			s.Close()
+		}
 	}
-	c.stmts = nil
 	return c.raw.Close()
 }
 

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 
 	"cardea/internal/store"
@@ -98,6 +99,11 @@ func open(ctx context.Context, path string, components []component, o options) (
 		return nil, err
 	}
 	if err := migrate(ctx, w, components); err != nil {
+		w.close()
+		return nil, err
+	}
+	// The switch to WAL deleted a journal. Were that deletion lost in a power cut, the journal would be played back over the log.
+	if err := syncFolder(filepath.Dir(path)); err != nil {
 		w.close()
 		return nil, err
 	}
