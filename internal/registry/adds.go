@@ -224,12 +224,12 @@ func (a *adder) policies() {
 	for _, id := range a.after.policies.IDs() {
 		_, digest, _ := a.after.policies.Text(id)
 		_, before, existed := a.now.policies.Text(id)
-		switch forbid := a.after.statement(id).forbid; {
+		switch {
 		case existed && before == digest:
-		case !existed && !forbid:
-			a.say("policy %s permits something new", id)
 		case existed:
 			a.say("policy %s reads differently", id)
+		case !a.after.statement(id).forbid:
+			a.say("policy %s permits something new", id)
 		}
 	}
 	for _, id := range a.now.policies.IDs() {

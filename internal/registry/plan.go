@@ -128,6 +128,7 @@ func (p *planner) run() *State {
 	p.findings(after)
 	p.lines(after)
 	before, grants := p.now.grants(), after.grants()
+	p.ungranted(after, grants)
 	p.plan.Privileges = difference(before, grants)
 	p.plan.Adds = p.adds(after, before, grants)
 	p.plan.Touches = p.touches(after)
@@ -199,6 +200,29 @@ func (p *planner) findings(after *State) {
 			p.fail("%s", f.text)
 		case !slices.Contains(p.now.findings, f):
 			p.plan.Warnings = append(p.plan.Warnings, f.text)
+		}
+	}
+}
+
+// ungranted warns of tasks in new definitions that no policy permits: they will be denied, which may be what somebody wants to see.
+func (p *planner) ungranted(after *State, grants []grant) {
+	granted := map[[3]string]bool{}
+	for _, g := range grants {
+		granted[[3]string{g.workflow, g.task, g.connection}] = true
+	}
+	for _, w := range all[*Workflow](after, KindWorkflow) {
+		if p.verbs[w.ID()] != VerbNew {
+			continue
+		}
+		for _, t := range w.Tasks {
+			for _, name := range t.Connections {
+				if !granted[[3]string{w.Title(), t.Pointer, name}] {
+					p.plan.Warnings = append(p.plan.Warnings, fmt.Sprintf("%s: no policy permits task %s to use connection %s: it will be denied", w.ID(), taskName(t.Pointer), name))
+				}
+			}
+			if len(t.Connections) == 0 && !granted[[3]string{w.Title(), t.Pointer, ""}] {
+				p.plan.Warnings = append(p.plan.Warnings, fmt.Sprintf("%s: no policy permits task %s to reach %s: it will be denied", w.ID(), taskName(t.Pointer), t.Origin))
+			}
 		}
 	}
 }
