@@ -155,7 +155,7 @@ func (p *parser) object(n *Node, depth int) error {
 		if err != nil {
 			return err
 		}
-		if i := len(n.Keys); i > 0 && !before(n.Keys[i-1], key) {
+		if i := len(n.Keys); i > 0 && compareKeys(n.Keys[i-1], key) >= 0 {
 			return fmt.Errorf("the key %q is twice or out of order", key)
 		}
 		if err := p.expect(':'); err != nil {
@@ -173,9 +173,9 @@ func (p *parser) object(n *Node, depth int) error {
 	}
 }
 
-// before orders keys by UTF-16 code units (RFC 8785, section 3.2.3).
-func before(a, b string) bool {
-	return slices.CompareFunc(utf16.Encode([]rune(a)), utf16.Encode([]rune(b)), cmp.Compare[uint16]) < 0
+// compareKeys orders keys by UTF-16 code units (RFC 8785, section 3.2.3).
+func compareKeys(a, b string) int {
+	return slices.CompareFunc(utf16.Encode([]rune(a)), utf16.Encode([]rune(b)), cmp.Compare[uint16])
 }
 
 func (p *parser) array(n *Node, depth int) error {

@@ -35,7 +35,7 @@ func (p *reader) tasks(n *Node, parent *Task) []*Task {
 			p.fail(item, "dsl/task-item", "write each task as - name: {…}", "an entry of a task list is an object with one key, the task's name")
 			continue
 		}
-		t := &Task{Name: item.Keys[0], Index: i, Parent: parent, Target: -1, node: item.Items[0]}
+		t := &Task{Name: item.Keys[0], Index: i, Parent: parent, Then: "continue", Target: -1, node: item.Items[0]}
 		if wrong := checkTaskName(t.Name); wrong != "" {
 			p.fail(t.node, "dsl/name", "", "the task's name %s", wrong)
 		} else if _, twice := byName[t.Name]; twice {
@@ -77,7 +77,7 @@ func (p *reader) task(t *Task) {
 	t.Input = p.data(n.Get("input"), "input", "from")
 	t.Output = p.data(n.Get("output"), "output", "as")
 	t.Export = p.data(n.Get("export"), "export", "as")
-	if t.Then = "continue"; n.Get("then") != nil {
+	if n.Get("then") != nil {
 		t.Then = p.str(n.Get("then"), "then")
 	}
 	if m := n.Get("metadata"); m != nil {
