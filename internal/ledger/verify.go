@@ -199,6 +199,10 @@ func (v *Verifier) Checkpoint(signed []byte) {
 		v.mismatch(c, root)
 		return
 	}
+	if v.doubt != nil {
+		v.fault(v.doubt.Index, Changed, "the hash that stands beside leaf %d was changed; the leaf itself is the one in the signed tree", v.doubt.Index)
+		return
+	}
 	v.last, v.report.Root = c.Size, c.Root
 }
 
