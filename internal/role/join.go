@@ -53,15 +53,26 @@ type Grant struct {
 
 func parseGrant(text []byte) (Grant, error) {
 	var g Grant
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&g); err != nil {
+	if err := strictJSON(text, &g); err != nil {
 		return Grant{}, errors.New("join grant: not the JSON of a grant") // err could quote the token
 	}
 	if g.Token == "" || g.Roots == "" {
 		return Grant{}, errors.New("join grant: token and roots are needed")
 	}
 	return g, nil
+}
+
+// strictJSON reads exactly one JSON value, without unknown fields.
+func strictJSON(text []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something follows the JSON value")
+	}
+	return nil
 }
 
 // readGrant reads the grant and takes it out of reach: the descriptor is closed, the file erased. false if there is none.
