@@ -3,6 +3,7 @@ package ledger
 import (
 	"bytes"
 	"crypto/ed25519"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"math"
@@ -45,6 +46,10 @@ func ParseCheckpoint(signed []byte, v note.Verifier) (Checkpoint, error) {
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("the checkpoint's signature is not valid: %w", err)
 	}
+	// The encoding of a signature has spare bits; with any of them set it would be a second form of one checkpoint.
+	if _, err := base64.StdEncoding.Strict().DecodeString(n.Sigs[0].Base64); err != nil {
+		return Checkpoint{}, fmt.Errorf("the checkpoint's signature is not in its canonical form: %w", err)
+	}
 	var w formats.Checkpoint
 	rest, err := w.Unmarshal([]byte(n.Text))
 	if err != nil {
@@ -86,20 +91,20 @@ func (s signer) Name() string                    { return s.name }
 func (s signer) KeyHash() uint32                 { return s.hash }
 func (s signer) Sign(msg []byte) ([]byte, error) { return ed25519.Sign(s.key, msg), nil }
 
-// NewKey makes the signer of the ledger called name from a private key, and the verifier key in the text form that clients are
-// given: name+hash+key. A ledger's name looks like a host and path without scheme: cardea.local/ledger.
-func NewKey(name string, key ed25519.PrivateKey) (note.Signer, string, error) {
+// NewKey makes the signer and the verifier of the ledger called name from a private key, and the verifier's text form, which clients
+// are given: name+hash+key. A ledger's name looks like a host and path without scheme: cardea.local/ledger.
+func NewKey(name string, key ed25519.PrivateKey) (note.Signer, note.Verifier, string, error) {
 	public, ok := key.Public().(ed25519.PublicKey)
 	if !ok || len(key) != ed25519.PrivateKeySize {
-		return nil, "", errors.New("ledger key: not an Ed25519 private key")
+		return nil, nil, "", errors.New("ledger key: not an Ed25519 private key")
 	}
 	text, err := note.NewEd25519VerifierKey(name, public)
 	if err != nil {
-		return nil, "", fmt.Errorf("ledger key %q: %w", name, err)
+		return nil, nil, "", fmt.Errorf("ledger key %q: %w", name, err)
 	}
 	v, err := note.NewVerifier(text)
 	if err != nil {
-		return nil, "", fmt.Errorf("ledger key %q: %w", name, err)
+		return nil, nil, "", fmt.Errorf("ledger key %q: %w", name, err)
 	}
-	return signer{name: name, hash: v.KeyHash(), key: key}, text, nil
+	return signer{name: name, hash: v.KeyHash(), key: key}, v, text, nil
 }

@@ -102,7 +102,7 @@ type sink interface {
 
 // Export writes everything that is signed, in one snapshot.
 func (l *Ledger) Export(ctx context.Context, w io.Writer) error {
-	e := NewExportWriter(w, l.verifier.Name())
+	e := NewExportWriter(w, l.config.Verifier.Name())
 	if err := l.walk(ctx, e); err != nil {
 		return fmt.Errorf("export ledger: %w", err)
 	}
@@ -112,10 +112,7 @@ func (l *Ledger) Export(ctx context.Context, w io.Writer) error {
 // Verify recomputes everything that is stored. The answer's Problem is the first thing that does not hold; an error means that the
 // verification itself could not be done.
 func (l *Ledger) Verify(ctx context.Context) (Report, error) {
-	v, err := NewVerifier(l.config.Key)
-	if err != nil {
-		return Report{}, err
-	}
+	v := newVerifier(l.config.Verifier)
 	if err := l.walk(ctx, v); err != nil {
 		return Report{}, fmt.Errorf("verify ledger: %w", err)
 	}

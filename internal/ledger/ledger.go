@@ -23,8 +23,8 @@ type Config struct {
 	Dev bool
 	// Signer signs checkpoints. Its name is the ledger's name, the origin line of every checkpoint.
 	Signer note.Signer
-	// Key is the verifier key of Signer in text form, as NewKey answers it. Stored checkpoints are checked with it.
-	Key string
+	// Verifier is the key that Signer signs for. Stored checkpoints are checked with it.
+	Verifier note.Verifier
 	// Publish is a folder for the public files: checkpoint and tile/. Empty publishes nothing.
 	Publish string
 	// Every is the shortest time between two checkpoints that nobody waits for. The default is 200 ms.
@@ -35,8 +35,10 @@ type Config struct {
 
 func (c *Config) validate() error {
 	switch {
-	case c.DB == nil, c.Hub == "", c.Signer == nil, c.Key == "", c.Now == nil:
-		return errors.New("ledger: a store, a hub name, a signer, its verifier key and a clock are required")
+	case c.DB == nil, c.Hub == "", c.Signer == nil, c.Verifier == nil, c.Now == nil:
+		return errors.New("ledger: a store, a hub name, a signer, its verifier and a clock are required")
+	case c.Signer.Name() != c.Verifier.Name(), c.Signer.KeyHash() != c.Verifier.KeyHash():
+		return errors.New("ledger: signer and verifier are not of one key")
 	}
 	if c.Every <= 0 {
 		c.Every = 200 * time.Millisecond
@@ -49,10 +51,9 @@ func (c *Config) validate() error {
 
 // Ledger appends leaves, sequences them and answers for them. Its methods are safe for concurrent use.
 type Ledger struct {
-	config   Config
-	verifier note.Verifier
-	wake     chan struct{} // a leaf was appended; the commit that it belongs to ends before the sequencer's own
-	hurry    chan struct{} // somebody waits in WaitSequenced
+	config Config
+	wake   chan struct{} // a leaf was appended; the commit that it belongs to ends before the sequencer's own
+	hurry  chan struct{} // somebody waits in WaitSequenced
 
 	// current is the tree as of the newest signed checkpoint. Only the sequencer replaces it.
 	current atomic.Pointer[head]
@@ -137,17 +138,10 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	v, err := note.NewVerifier(c.Key)
-	if err != nil {
-		return nil, fmt.Errorf("ledger verifier key: %w", err)
-	}
-	if c.Signer.Name() != v.Name() || c.Signer.KeyHash() != v.KeyHash() {
-		return nil, errors.New("ledger: signer and verifier are not of one key")
-	}
-	l := &Ledger{config: c, verifier: v, wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), settled: make(chan struct{})}
+	l := &Ledger{config: c, wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), settled: make(chan struct{})}
 	h, err := l.loadHead(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("open ledger %s: %w", v.Name(), err)
+		return nil, fmt.Errorf("open ledger %s: %w", c.Verifier.Name(), err)
 	}
 	l.current.Store(h)
 	return l, nil

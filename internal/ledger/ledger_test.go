@@ -42,11 +42,11 @@ func openDB(t testing.TB, path string) *sqlite.DB {
 
 func testConfig(t testing.TB, db store.DB) (Config, string) {
 	t.Helper()
-	s, text, err := NewKey(testName, testKey(1))
+	s, v, text, err := NewKey(testName, testKey(1))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Config{DB: db, Hub: "hub-1", Signer: s, Key: text, Now: time.Now, Every: time.Millisecond}, text
+	return Config{DB: db, Hub: "hub-1", Signer: s, Verifier: v, Now: time.Now, Every: time.Millisecond}, text
 }
 
 func newFixture(t testing.TB, change func(*Config)) *fixture {
@@ -126,7 +126,7 @@ func TestEveryLeafIsProvable(t *testing.T) {
 	if err != nil || size != 600 {
 		t.Fatalf("checkpoint of %d leaves: %v", size, err)
 	}
-	c, err := ParseCheckpoint(signed, f.verifier)
+	c, err := ParseCheckpoint(signed, f.config.Verifier)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -108,7 +108,7 @@ func (l *Ledger) sequence(ctx context.Context) (int, error) {
 		return 0, fmt.Errorf("sign checkpoint: %w", err)
 	}
 	// What will be published must be what verifiers accept: a signer with the wrong key is found here.
-	if _, err := ParseCheckpoint(g.next.note, l.verifier); err != nil {
+	if _, err := ParseCheckpoint(g.next.note, l.config.Verifier); err != nil {
 		return 0, fmt.Errorf("sign checkpoint: %w", err)
 	}
 	err = l.config.DB.Commit(ctx, func(tx store.Tx) error { return writeGrowth(tx, old, pending, g) })

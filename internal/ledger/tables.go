@@ -21,7 +21,7 @@ func (l *Ledger) loadHead(ctx context.Context) (h *head, err error) {
 
 func (l *Ledger) readHead(tx store.Tx) (*head, error) {
 	h := &head{edge: map[tileID][]byte{}}
-	h.Origin = l.verifier.Name()
+	h.Origin = l.config.Verifier.Name()
 	var size int64
 	var signed string
 	err := tx.QueryRow(`SELECT size, note FROM ledger_checkpoint ORDER BY size DESC LIMIT 1`).Scan(&size, &signed)
@@ -33,7 +33,7 @@ func (l *Ledger) readHead(tx store.Tx) (*head, error) {
 	case err != nil:
 		return nil, err
 	default:
-		if h.Checkpoint, err = ParseCheckpoint([]byte(signed), l.verifier); err != nil {
+		if h.Checkpoint, err = ParseCheckpoint([]byte(signed), l.config.Verifier); err != nil {
 			return nil, err
 		}
 		if h.Size != size || size == 0 {

@@ -78,8 +78,7 @@ func NewVerifier(key string, seen ...[]byte) (*Verifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ledger verifier key: %w", err)
 	}
-	v := &Verifier{key: k, seen: map[int64]tlog.Hash{}, erased: map[string]int64{}}
-	v.report = Report{Origin: k.Name(), ByKind: map[Kind]int64{}}
+	v := newVerifier(k)
 	for _, s := range seen {
 		c, err := ParseCheckpoint(s, k)
 		if err != nil {
@@ -91,6 +90,12 @@ func NewVerifier(key string, seen ...[]byte) (*Verifier, error) {
 		v.seen[c.Size] = c.Root
 	}
 	return v, nil
+}
+
+func newVerifier(k note.Verifier) *Verifier {
+	v := &Verifier{key: k, seen: map[int64]tlog.Hash{}, erased: map[string]int64{}}
+	v.report = Report{Origin: k.Name(), ByKind: map[Kind]int64{}}
+	return v
 }
 
 func (v *Verifier) fault(index int64, f Fault, format string, args ...any) {
