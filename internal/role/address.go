@@ -77,7 +77,10 @@ func listenInherited(a Address) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", a, err)
 	}
-	f := os.NewFile(uintptr(n), a.String())
+	f, err := inherited(n, a.String())
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", a, err)
+	}
 	defer f.Close()
 	ln, err := net.FileListener(f) // a duplicate that children do not inherit
 	if err != nil {
@@ -112,6 +115,16 @@ func listenUnix(path string) (net.Listener, error) {
 		return nil, errors.Join(fmt.Errorf("listen on unix:%s: %w", path, err), ln.Close())
 	}
 	return ln, nil
+}
+
+// inherited is a descriptor that the supervisor left open for this process: no child of ours gets it, and closing it ends a read
+// that waits.
+func inherited(fd int, name string) (*os.File, error) {
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, fmt.Errorf("%s: descriptor %d: %w", name, fd, err)
+	}
+	unix.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // checkSocketFolder refuses a folder in which others could put a socket of their own in place of this one.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/go-jose/go-jose/v4"
 )
@@ -41,13 +40,13 @@ type PersonAllowed struct {
 // ReadGrants hands each line of the descriptor to take until the supervisor closes it, ctx ends, or something in it is wrong.
 // An end is no error. It is for the authority's Host.Go.
 func ReadGrants(ctx context.Context, fd int, take func(context.Context, GrantLine) error) error {
-	f := os.NewFile(uintptr(fd), "grants-fd")
-	if f == nil {
-		return fmt.Errorf("grants: descriptor %d is not open", fd)
+	f, err := inherited(fd, "--grants-fd")
+	if err != nil {
+		return err
 	}
 	defer f.Close()
 	defer context.AfterFunc(ctx, func() { f.Close() })()
-	err := readGrants(ctx, f, take)
+	err = readGrants(ctx, f, take)
 	if ctx.Err() != nil {
 		return nil
 	}

@@ -102,28 +102,19 @@ func readGrant(ctx context.Context, j *Joining) (Grant, bool, error) {
 	return Grant{}, false, nil
 }
 
-// readDescriptor reads one line. The supervisor writes it when the authority is ready, so this may wait.
+// readDescriptor reads to the end. The supervisor writes when the authority is ready, so this may wait.
 func readDescriptor(ctx context.Context, fd int) ([]byte, error) {
-	f := os.NewFile(uintptr(fd), "join-fd")
-	if f == nil {
-		return nil, fmt.Errorf("descriptor %d is not open", fd)
+	f, err := inherited(fd, "--join-fd")
+	if err != nil {
+		return nil, err
 	}
-	type result struct {
-		text []byte
-		err  error
-	}
-	done := make(chan result, 1)
-	go func() {
-		defer f.Close()
-		text, err := io.ReadAll(io.LimitReader(f, maxGrant))
-		done <- result{text, err}
-	}()
-	select {
-	case r := <-done:
-		return r.text, r.err
-	case <-ctx.Done():
+	defer f.Close()
+	defer context.AfterFunc(ctx, func() { f.Close() })()
+	text, err := io.ReadAll(io.LimitReader(f, maxGrant))
+	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
+	return text, err
 }
 
 // membership is a role's way into the hub and its staying there.

@@ -48,7 +48,9 @@ func Run(ctx context.Context, spec Spec) error {
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	watchParent(h.conf.common().ParentFD, func() { cancel(errors.New("the supervisor is gone")) })
+	if err := watchParent(h.conf.common().ParentFD, func() { cancel(errors.New("the supervisor is gone")) }); err != nil {
+		return err
+	}
 	return h.run(ctx, spec, func() error {
 		put, err := confine(h.conf, spec.Needs, put)
 		if err == nil {
@@ -101,16 +103,20 @@ func newLogger(w io.Writer, c *Common) (*slog.Logger, error) {
 }
 
 // watchParent calls gone when the descriptor reads end-of-file: the supervisor held its other end.
-func watchParent(fd int, gone func()) {
+func watchParent(fd int, gone func()) error {
 	if fd < 0 {
-		return
+		return nil
 	}
-	f := os.NewFile(uintptr(fd), "parent-fd")
+	f, err := inherited(fd, "--parent-fd")
+	if err != nil {
+		return err
+	}
 	go func() {
 		defer f.Close()
 		_, _ = io.Copy(io.Discard, f) // whatever ends the reading means that nobody holds the other end
 		gone()
 	}()
+	return nil
 }
 
 // run is the life of the role, from the first socket to the last; confine is called when all listeners are bound.
