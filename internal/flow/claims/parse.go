@@ -192,6 +192,7 @@ var schemes = []string{"basic", "bearer", "certificate", "digest", "oauth2", "oi
 // authentication reads one entry of use.authentications. Whatever it holds besides the name of a connection would be a
 // credential, or the way to one, in a document that many people read.
 func (p *reader) authentication(name string, n *Node) {
+	p.def.Auth[name] = "" // known, even if it is refused: a task that uses it adds nothing to that
 	if !p.object(n, "an authentication", schemes, nil) {
 		return
 	}

@@ -82,7 +82,7 @@ func (c *converter) value(n *yaml.Node, depth int) (any, *place) {
 	if !c.count(n, depth) {
 		return nil, at
 	}
-	if n.Style&yaml.TaggedStyle != 0 {
+	if tagged(n) {
 		c.fail(n, "yaml/tag", "remove it; quotes make a string", "tags such as %s are not possible", n.Tag)
 		return nil, at
 	}
@@ -144,7 +144,7 @@ func (c *converter) key(n *yaml.Node) (string, bool) {
 	if !c.count(n, 0) {
 		return "", false
 	}
-	if n.Kind != yaml.ScalarNode || n.Style&yaml.TaggedStyle != 0 {
+	if n.Kind != yaml.ScalarNode || tagged(n) {
 		c.fail(n, "yaml/key", "", "a key must be a plain string")
 		return "", false
 	}
@@ -158,6 +158,8 @@ func (c *converter) key(n *yaml.Node) (string, bool) {
 	c.fail(n, "yaml/key", "put it in quotes", "the key %.80s is not a string", n.Value)
 	return "", false
 }
+
+func tagged(n *yaml.Node) bool { return n.Style&yaml.TaggedStyle != 0 || n.Tag == "!" }
 
 func plain(n *yaml.Node) bool {
 	return n.Style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) == 0
