@@ -202,7 +202,7 @@ func (a *Authority) permitKeys() []ed25519.PublicKey {
 }
 
 // Bundle is what roles need to recognise each other.
-func (a *Authority) bundle(ctx context.Context) (identity.Bundle, error) {
+func (a *Authority) Bundle(ctx context.Context) (identity.Bundle, error) {
 	b := identity.Bundle{
 		TrustDomain: a.TrustDomain.Name(), RoleRoots: a.Keys.Roots(), PermitKeys: a.permitKeys(),
 		CheckpointKey: a.CheckpointKey, Banned: map[string]bool{}, Dev: a.Dev, IssuedAt: a.Now(),

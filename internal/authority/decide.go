@@ -202,13 +202,19 @@ func (d *decision) make() (Authorization, *permit.Permit, error) {
 	if err := d.load(); err != nil {
 		return Authorization{}, nil, err
 	}
+	if d.q.refusal != "" {
+		return d.settle(d.a.verdict(d.s, d.q, nil))
+	}
 	if again, p, ok, err := d.sameAgain(); ok || err != nil {
 		return again, p, err
+	}
+	if err := d.abandon(); err != nil {
+		return Authorization{}, nil, err
 	}
 	if doubt := d.doubt(); doubt != "" {
 		return d.answer(Verdict{Outcome: outcomeDoubt, Reason: doubt, Mend: "a person must decide: the action may already have been delivered"}, "")
 	}
-	if d.q.refusal == "" && d.q.reroute {
+	if d.q.reroute {
 		return d.base(Verdict{Outcome: outcomeReroute, Reason: "the attempt needs a runner of tier " + d.q.tier + " that may serve " + d.q.run.Process}), nil, nil
 	}
 	v := d.a.verdict(d.s, d.q, nil)
@@ -383,23 +389,25 @@ func (d *decision) runnerKey() (string, error) {
 	return currentKey(d.tx, d.q.runner.ID.String())
 }
 
-// supersede voids the permit of the epoch before, or starts the ending of what it was given.
-func (d *decision) supersede() error {
-	p := d.instance.permit
-	if p == nil {
-		return nil
-	}
-	switch p.state {
-	case permitMinted:
+// abandon voids a permit that waits to be redeemed: the engine asks for another one in its place.
+func (d *decision) abandon() error {
+	if p := d.instance.permit; p != nil && p.state == permitMinted && d.q.intent.Runner != "" {
 		return d.a.voidPermit(d.tx, p, "another attempt was given out")
-	case permitRedeemed:
-		if err := d.a.voidPermit(d.tx, p, "another attempt was given out"); err != nil {
-			return err
-		}
-		_, err := broker.EndOfPermit(d.tx, p.id, d.a.Now())
-		return err
 	}
 	return nil
+}
+
+// supersede starts the ending of what the epoch before was given.
+func (d *decision) supersede() error {
+	p := d.instance.permit
+	if p == nil || p.state != permitRedeemed {
+		return nil
+	}
+	if err := d.a.voidPermit(d.tx, p, "another attempt was given out"); err != nil {
+		return err
+	}
+	_, err := broker.EndOfPermit(d.tx, p.id, d.a.Now())
+	return err
 }
 
 func (d *decision) permitClaims(v Verdict, approval string, epoch uint64, key string) (permit.Permit, error) {

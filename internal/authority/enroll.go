@@ -84,7 +84,7 @@ func (a *Authority) Join(ctx context.Context, token string, csr []byte) ([][]byt
 		return nil, identity.Bundle{}, err
 	}
 	a.Log.Info("joined", "id", id.String())
-	bundle, err := a.bundle(ctx)
+	bundle, err := a.Bundle(ctx)
 	return chain, bundle, err
 }
 

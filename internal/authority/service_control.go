@@ -36,7 +36,7 @@ func (a *Authority) ProvePerson(next http.Handler) http.Handler {
 		who, err := a.Identify(r.Context(), r.Header.Get(evidence.ProofHeader), r.URL.Path, body)
 		if err != nil {
 			caller, _ := peer(r.Context())
-			a.Refused("control", "no valid proof of a person", caller)
+			a.Refused("control", "no valid proof of a person", caller.ID.String())
 			refuseUnproven(w, r, a.rpcError(r.URL.Path, err))
 			return
 		}

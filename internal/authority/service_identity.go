@@ -47,7 +47,7 @@ func (s IdentityService) Watch(ctx context.Context, _ *cardeav1.WatchIdentityReq
 	changed, stop := s.WatchBundle()
 	defer stop()
 	for {
-		bundle, err := s.bundle(ctx)
+		bundle, err := s.Bundle(ctx)
 		if err != nil {
 			return s.rpcError("Watch", err)
 		}

@@ -1,10 +1,6 @@
 package authority
 
-import (
-	"sync"
-
-	"cardea/internal/identity"
-)
+import "sync"
 
 // Event tells a role of something that settled. Exactly one part is set.
 type Event struct {
@@ -127,7 +123,7 @@ func (a *Authority) bundleChanged() {
 
 // Refused records that a caller was turned away. The ledger gets at most a few such leaves a second, with a count of the rest, so
 // that a compromised role cannot fill it.
-func (a *Authority) Refused(listener, reason string, peer identity.Peer) {
+func (a *Authority) Refused(listener, reason, caller string) {
 	a.metrics.refused(listener)
-	a.refusals.add(listener, reason, peer.ID.String())
+	a.refusals.add(listener, reason, caller)
 }
