@@ -101,11 +101,20 @@ func (c *EngineConfig) joining() (*Joining, string)  { return &c.Joining, "" }
 func (c *RunnerConfig) joining() (*Joining, string)  { return &c.Joining, c.Tier }
 func (c *ConsoleConfig) joining() (*Joining, string) { return &c.Joining, "" }
 
-// ID is the role's SPIFFE id.
-func (c *Common) ID(role, tier string) (spiffeid.ID, error) {
+// Domain is the trust domain, parsed.
+func (c *Common) Domain() (spiffeid.TrustDomain, error) {
 	td, err := spiffeid.TrustDomainFromString(c.TrustDomain)
 	if err != nil {
-		return spiffeid.ID{}, fmt.Errorf("--trust-domain: %w", err)
+		return spiffeid.TrustDomain{}, fmt.Errorf("--trust-domain: %w", err)
+	}
+	return td, nil
+}
+
+// ID is the role's SPIFFE id.
+func (c *Common) ID(role, tier string) (spiffeid.ID, error) {
+	td, err := c.Domain()
+	if err != nil {
+		return spiffeid.ID{}, err
 	}
 	if role == Runner {
 		return identity.RunnerID(td, tier, c.Name)
@@ -122,8 +131,8 @@ func (c *Common) validate() error {
 	if !identity.ValidName(c.Name) {
 		errs = append(errs, fmt.Errorf("--name: %q is not 1 to 63 of a-z, 0-9 and '-'", c.Name))
 	}
-	if _, err := spiffeid.TrustDomainFromString(c.TrustDomain); err != nil {
-		errs = append(errs, fmt.Errorf("--trust-domain: %w", err))
+	if _, err := c.Domain(); err != nil {
+		errs = append(errs, err)
 	}
 	if err := new(slog.Level).UnmarshalText([]byte(c.LogLevel)); err != nil {
 		errs = append(errs, fmt.Errorf("--log-level: %q is not debug, info, warn or error", c.LogLevel))
