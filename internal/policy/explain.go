@@ -28,7 +28,7 @@ func plain(s string) string {
 		case r == '\n' || r == '\t' || r == '\r':
 			return ' '
 		case isHidden(r):
-			return '�'
+			return '?'
 		}
 		return r
 	}, s)
