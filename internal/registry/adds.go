@@ -22,7 +22,7 @@ func (a *adder) say(format string, args ...any) {
 
 func (p *planner) adds(after *State, before, grants []grant) []string {
 	a := &adder{now: p.now, after: after}
-	for _, id := range slices.SortedFunc(maps.Keys(p.verbs), compareIDs) {
+	for _, id := range slices.SortedFunc(maps.Keys(p.verbs), CompareIDs) {
 		if verb := p.verbs[id]; verb == VerbNew || verb == VerbChanged {
 			a.resource(id, p.now.objects[id], after.objects[id])
 		}

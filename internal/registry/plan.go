@@ -161,7 +161,7 @@ func (p *planner) next() []Stored {
 			delete(stored, id)
 		}
 	}
-	return slices.SortedFunc(maps.Values(stored), func(a, b Stored) int { return compareIDs(a.ID(), b.ID()) })
+	return slices.SortedFunc(maps.Values(stored), func(a, b Stored) int { return CompareIDs(a.ID(), b.ID()) })
 }
 
 func (p *planner) apply(stored map[ID]Stored, asked Resource) {
@@ -228,7 +228,7 @@ func (p *planner) ungranted(after *State, grants []grant) {
 }
 
 func (p *planner) lines(after *State) {
-	for _, id := range slices.SortedFunc(maps.Keys(p.verbs), compareIDs) {
+	for _, id := range slices.SortedFunc(maps.Keys(p.verbs), CompareIDs) {
 		l := Line{Verb: p.verbs[id], ID: id}
 		switch {
 		case id.Kind == KindPolicy && l.Verb != VerbUnchanged:

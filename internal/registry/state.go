@@ -60,7 +60,7 @@ func build(stored []Stored, before *State) (*State, error) {
 			problems = append(problems, err.Error())
 		}
 	}
-	slices.SortFunc(s.ids, compareIDs)
+	slices.SortFunc(s.ids, CompareIDs)
 	s.index()
 	problems = append(problems, s.compilePolicies(before)...)
 	problems = append(problems, s.check()...)
@@ -172,7 +172,8 @@ func kindOrder(kind string) int {
 	return slices.Index([]string{KindProcess, KindGroup, KindPerson, KindRunner, KindConnection, KindApprovalRule, KindPolicy, KindWorkflow}, kind)
 }
 
-func compareIDs(a, b ID) int {
+// CompareIDs orders ids by kind, as plans list them, then by name.
+func CompareIDs(a, b ID) int {
 	if c := kindOrder(a.Kind) - kindOrder(b.Kind); c != 0 {
 		return c
 	}
