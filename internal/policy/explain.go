@@ -51,10 +51,12 @@ func (s *Set) unfit(r Request, err error) Verdict {
 
 // explain fills in the sentences. Nothing in them is read back by a decision.
 func (s *Set) explain(v *Verdict, r Request, q *question, m *match) {
+	if v.Outcome == Allow {
+		v.Reason = "allowed by " + strings.Join(v.Policies, ", ")
+		return
+	}
 	what := sentence(r)
 	switch {
-	case v.Outcome == Allow:
-		v.Reason = "allowed by " + strings.Join(v.Policies, ", ")
 	case v.Outcome == Pending:
 		v.Reason = fmt.Sprintf("pending: %s asks for approval by %s before %s", strings.Join(v.Lifts, ", "), strings.Join(v.Rules, " and "), what)
 		v.Reason += s.because(m.lifts)

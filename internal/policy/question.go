@@ -37,10 +37,11 @@ func (v *vocabulary) ask(r Request) (*question, error) {
 	if err != nil {
 		return nil, err
 	}
-	q.req.Context, err = v.record(bareNames(r), v.schema.Actions[q.req.Action].AppliesTo.Context, "context", 0)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", r.Action, err)
+	context, e := v.record(bareNames(r), v.schema.Actions[q.req.Action].AppliesTo.Context, 0)
+	if e != nil {
+		return nil, fmt.Errorf("%s: context%w", r.Action, e)
 	}
+	q.req.Context = context
 	return q, nil
 }
 
@@ -149,9 +150,9 @@ func (v *vocabulary) describe(m types.EntityMap, e Entity) error {
 		return err
 	}
 	decl := v.schema.Entities[types.EntityType(e.Type)]
-	attrs, err := v.record(named(e), decl.Shape, "attributes", 0)
-	if err != nil {
-		return err
+	attrs, misfits := v.record(named(e), decl.Shape, 0)
+	if misfits != nil {
+		return fmt.Errorf("attributes%w", misfits)
 	}
 	implied, err := impliedParents(e)
 	if err != nil {
@@ -235,35 +236,59 @@ func (q *question) ancestry(u types.EntityUID) []types.EntityUID {
 	return up
 }
 
+// misfit is an error at a place of a request; the place grows as it is handed up.
+type misfit struct{ at, why string }
+
+func (e *misfit) Error() string { return e.at + e.why }
+
+func within(name string, e *misfit) *misfit {
+	return &misfit{"." + name + e.at, e.why}
+}
+
 // record converts by the schema: an attribute that is missing, unknown or of another type is an error. A record that the
-// schema leaves empty is open: its names are the caller's, its values strings, booleans and decimals.
-func (v *vocabulary) record(attrs map[string]any, shape resolved.RecordType, at string, depth int) (types.Record, error) {
+// schema leaves empty is open: its names are the caller's, its values strings, booleans and decimals. Of several faults the
+// one with the first name is told, so that the answer does not depend on the order of a map.
+func (v *vocabulary) record(attrs map[string]any, shape resolved.RecordType, depth int) (types.Record, *misfit) {
 	if depth > maxNesting || len(attrs) > maxMembers {
-		return types.Record{}, fmt.Errorf("%s is too deep or too large", at)
+		return types.Record{}, &misfit{why: " is too deep or too large"}
 	}
 	open := len(shape) == 0 && depth > 0
 	out := make(types.RecordMap, len(attrs))
-	for _, name := range slices.Sorted(maps.Keys(attrs)) {
+	var (
+		first  string
+		faulty *misfit
+	)
+	fault := func(name string, e *misfit) {
+		if faulty == nil || name < first {
+			first, faulty = name, e
+		}
+	}
+	for name, attr := range attrs {
 		decl, known := shape[types.String(name)]
-		if !known && !open {
-			return types.Record{}, fmt.Errorf("%s has no attribute %q", at, name)
-		}
 		want := decl.Type
-		if open {
-			want = openType(attrs[name])
+		switch {
+		case open:
+			want = openType(attr)
+		case !known:
+			fault(name, &misfit{why: fmt.Sprintf(" has no attribute %q", name)})
+			continue
 		}
-		value, err := v.value(attrs[name], want, at+"."+name, depth+1)
-		if err != nil {
-			return types.Record{}, err
+		value, e := v.value(attr, want, depth+1)
+		if e != nil {
+			fault(name, within(name, e))
+			continue
 		}
 		out[types.String(name)] = value
 	}
-	if len(out) < len(shape) {
-		for _, name := range slices.Sorted(maps.Keys(shape)) {
-			if _, ok := out[name]; !ok && !shape[name].Optional {
-				return types.Record{}, fmt.Errorf("%s lacks attribute %q", at, name)
+	if faulty == nil && len(out) < len(shape) {
+		for name, decl := range shape {
+			if _, ok := out[name]; !ok && !decl.Optional {
+				fault(string(name), &misfit{why: fmt.Sprintf(" lacks attribute %q", name)})
 			}
 		}
+	}
+	if faulty != nil {
+		return types.Record{}, faulty
 	}
 	return types.NewRecord(out), nil
 }
@@ -281,7 +306,7 @@ func openType(v any) resolved.IsType {
 	return nil
 }
 
-func (v *vocabulary) value(in any, want resolved.IsType, at string, depth int) (types.Value, error) {
+func (v *vocabulary) value(in any, want resolved.IsType, depth int) (types.Value, *misfit) {
 	switch want := want.(type) {
 	case resolved.StringType:
 		if s, ok := in.(string); ok {
@@ -297,43 +322,50 @@ func (v *vocabulary) value(in any, want resolved.IsType, at string, depth int) (
 		}
 	case resolved.EntityType:
 		if r, ok := in.(Ref); ok && r.Type == string(want) {
-			return uid(r), v.checkRef(r)
+			if err := v.checkRef(r); err != nil {
+				return nil, &misfit{why: ": " + err.Error()}
+			}
+			return uid(r), nil
 		}
 	case resolved.RecordType:
 		if m, ok := in.(map[string]any); ok {
-			return v.record(m, want, at, depth)
+			return v.record(m, want, depth)
 		}
 	case resolved.SetType:
 		if s, ok := in.([]any); ok {
-			return v.set(s, want, at, depth)
+			return v.set(s, want, depth)
 		}
 	case resolved.ExtensionType:
-		return extension(in, want, at)
+		return extension(in, want)
 	}
-	return nil, fmt.Errorf("%s: a %T does not belong there", at, in)
+	return nil, misplaced(in)
 }
 
-func (v *vocabulary) set(in []any, want resolved.SetType, at string, depth int) (types.Value, error) {
+func misplaced(in any) *misfit {
+	return &misfit{why: fmt.Sprintf(": a %T does not belong there", in)}
+}
+
+func (v *vocabulary) set(in []any, want resolved.SetType, depth int) (types.Value, *misfit) {
 	if len(in) > maxMembers {
-		return nil, fmt.Errorf("%s: %d members, at most %d", at, len(in), maxMembers)
+		return nil, &misfit{why: fmt.Sprintf(": %d members, at most %d", len(in), maxMembers)}
 	}
 	members := make([]types.Value, len(in))
 	for i, m := range in {
-		var err error
-		if members[i], err = v.value(m, want.Element, at, depth); err != nil {
-			return nil, err
+		var e *misfit
+		if members[i], e = v.value(m, want.Element, depth); e != nil {
+			return nil, e
 		}
 	}
 	return types.NewSet(members...), nil
 }
 
-func extension(in any, want resolved.ExtensionType, at string) (types.Value, error) {
+func extension(in any, want resolved.ExtensionType) (types.Value, *misfit) {
 	switch in := in.(type) {
 	case Decimal:
 		if want == "decimal" {
 			d, err := in.parse()
 			if err != nil {
-				return nil, fmt.Errorf("%s: %w", at, err)
+				return nil, &misfit{why: ": " + err.Error()}
 			}
 			return d, nil
 		}
@@ -342,7 +374,7 @@ func extension(in any, want resolved.ExtensionType, at string) (types.Value, err
 			return types.NewDatetime(in), nil
 		}
 	}
-	return nil, fmt.Errorf("%s: a %T does not belong there", at, in)
+	return nil, misplaced(in)
 }
 
 // parse reads a JSON number. What does not fit exactly is refused, never rounded: an amount that policy sees must be the
