@@ -58,6 +58,7 @@ type Ledger struct {
 	// current is the tree as of the newest signed checkpoint. Only the sequencer replaces it.
 	current atomic.Pointer[head]
 	running atomic.Bool
+	done    atomic.Int64 // size up to which leaves are signed and published
 
 	mu      sync.Mutex
 	settled chan struct{} // closed and replaced after every pass of the sequencer
@@ -144,5 +145,6 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 		return nil, fmt.Errorf("open ledger %s: %w", c.Verifier.Name(), err)
 	}
 	l.current.Store(h)
+	l.done.Store(h.Size)
 	return l, nil
 }

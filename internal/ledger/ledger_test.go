@@ -27,6 +27,7 @@ type fixture struct {
 	*Ledger
 	t   testing.TB
 	db  *sqlite.DB
+	dir string
 	key string
 }
 
@@ -51,7 +52,8 @@ func testConfig(t testing.TB, db store.DB) (Config, string) {
 
 func newFixture(t testing.TB, change func(*Config)) *fixture {
 	t.Helper()
-	db := openDB(t, filepath.Join(t.TempDir(), "ledger.db"))
+	dir := t.TempDir()
+	db := openDB(t, filepath.Join(dir, "ledger.db"))
 	c, key := testConfig(t, db)
 	if change != nil {
 		change(&c)
@@ -60,7 +62,7 @@ func newFixture(t testing.TB, change func(*Config)) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &fixture{Ledger: l, t: t, db: db, key: key}
+	return &fixture{Ledger: l, t: t, db: db, dir: dir, key: key}
 }
 
 // start runs the sequencer until the test ends, and fails the test if it fails.

@@ -12,7 +12,7 @@ import (
 )
 
 // maxBatch bounds how long one pass holds the writer: other callers' commits wait behind it.
-const maxBatch = 512
+const maxBatch = 256
 
 // Run sequences leaves until ctx is done. An error means that the ledger must not go on: it is the caller's to stop with it, since
 // leaves that are never signed prove nothing.
@@ -73,10 +73,12 @@ func (l *Ledger) drain(ctx context.Context, publish *publisher) error {
 			break
 		}
 	}
-	if err := publish.upTo(ctx, l, l.current.Load()); err != nil {
+	h := l.current.Load()
+	if err := publish.upTo(ctx, l, h); err != nil {
 		// Nobody's proof depends on the public copy, and the next checkpoint tries again.
 		l.config.Log.Error("ledger files not written", "err", err)
 	}
+	l.done.Store(h.Size)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	close(l.settled)
@@ -119,9 +121,10 @@ func (l *Ledger) sequence(ctx context.Context) (int, error) {
 	return len(pending), nil
 }
 
-// WaitSequenced returns when every leaf that was committed before the call is under a signed checkpoint.
+// WaitSequenced returns when every leaf that was committed before the call is under a signed checkpoint that Checkpoint answers and
+// that, where there is a public copy, has been published.
 func (l *Ledger) WaitSequenced(ctx context.Context) error {
-	newest := int64(-1)
+	newest := int64(-1) // sequence number of the last leaf to wait for
 	for {
 		l.mu.Lock()
 		settled, failed := l.settled, l.failed
@@ -129,14 +132,16 @@ func (l *Ledger) WaitSequenced(ctx context.Context) error {
 		if failed != nil {
 			return fmt.Errorf("wait for the ledger: %w", failed)
 		}
+		done := l.done.Load()
 		waiting := false
-		err := l.config.DB.View(ctx, func(tx store.Tx) error {
+		err := l.config.DB.View(ctx, func(tx store.Tx) (err error) {
 			if newest < 0 {
 				if err := tx.QueryRow(`SELECT COALESCE(MAX(seq), 0) FROM ledger_leaf`).Scan(&newest); err != nil {
 					return err
 				}
 			}
-			return tx.QueryRow(`SELECT EXISTS (SELECT 1 FROM ledger_leaf WHERE idx IS NULL AND seq <= $1)`, newest).Scan(&waiting)
+			waiting, err = unsettled(tx, newest, done)
+			return err
 		})
 		if err != nil || !waiting {
 			return err
@@ -148,4 +153,18 @@ func (l *Ledger) WaitSequenced(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// unsettled says whether leaves up to a sequence number have no index, or have one that the sequencer has not finished with.
+func unsettled(tx store.Tx, newest, done int64) (bool, error) {
+	var pending bool
+	err := tx.QueryRow(`SELECT EXISTS (SELECT 1 FROM ledger_leaf WHERE idx IS NULL AND seq <= $1)`, newest).Scan(&pending)
+	if err != nil || pending {
+		return pending, err
+	}
+	var last *int64
+	if err := tx.QueryRow(`SELECT MAX(idx) FROM ledger_leaf`).Scan(&last); err != nil {
+		return false, err
+	}
+	return last != nil && *last >= done, nil
 }
