@@ -21,6 +21,8 @@ type Held struct {
 	Runner    Runner
 	// Deadline is when the attempt must have ended.
 	Deadline time.Time
+	// Room is how many attempts the runner is known to take at once.
+	Room int
 }
 
 // Config is what a Pool needs of its owner. The functions are called without any lock held, and must not block.
@@ -68,6 +70,7 @@ type runner struct {
 type held struct {
 	Held
 	deadline *time.Timer
+	started  bool
 }
 
 // New makes an empty pool.
@@ -212,6 +215,7 @@ func (p *Pool) Restore(h Held) {
 		go p.cfg.Lost(h)
 		return
 	}
+	r.room = max(r.room, h.Room)
 	p.hold(r, h)
 }
 

@@ -55,17 +55,17 @@ func (s *Service) Session(ctx context.Context, stream *connect.BidiStream[cardea
 	defer cancel(nil)
 	session.Credit(first.GetCredit().GetSlots())
 	// Returning closes the stream, which ends the reader.
-	go func() { cancel(s.read(ctx, session, stream)) }()
+	go func() { cancel(s.read(ctx, cancel, session, stream)) }()
 	return write(ctx, session, stream)
 }
 
 // errClosed is a session that its runner ended in order.
 var errClosed = errors.New("closed by the runner")
 
-// read takes what the runner says until the stream ends. Results are committed side by side.
-func (s *Service) read(ctx context.Context, session *Session, stream *connect.BidiStream[cardeav1.SessionRequest, cardeav1.SessionResponse]) error {
+// read takes what the runner says until the stream ends. Results are committed side by side; one that cannot be ends the session, and
+// comes again in the next.
+func (s *Service) read(ctx context.Context, cancel context.CancelCauseFunc, session *Session, stream *connect.BidiStream[cardeav1.SessionRequest, cardeav1.SessionResponse]) error {
 	slots := make(chan struct{}, maxResults)
-	failed := make(chan error, 1)
 	var group sync.WaitGroup
 	defer group.Wait()
 	for {
@@ -76,28 +76,20 @@ func (s *Service) read(ctx context.Context, session *Session, stream *connect.Bi
 		switch m := message.GetMessage().(type) {
 		case *cardeav1.SessionRequest_Credit:
 			session.Credit(m.Credit.GetSlots())
+		case *cardeav1.SessionRequest_Started:
+			session.Started(m.Started.GetPermitId())
 		case *cardeav1.SessionRequest_Result:
 			select {
 			case slots <- struct{}{}:
-			case err := <-failed:
-				return err
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}
 			group.Go(func() {
 				defer func() { <-slots }()
 				if err := s.take(ctx, session, m.Result); err != nil {
-					select {
-					case failed <- err:
-					default:
-					}
+					cancel(err)
 				}
 			})
-		}
-		select {
-		case err := <-failed:
-			return err
-		default:
 		}
 	}
 }

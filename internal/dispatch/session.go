@@ -105,8 +105,8 @@ func (s *Session) Credit(slots uint32) {
 	s.give(int(min(slots, MaxCredit)))
 }
 
-// greet compares a session's first credit with the most that the runner ever had room for. One that has all its room has nothing
-// under way: what it still holds it will either answer for at once, or has lost with its memory.
+// greet compares a session's first credit with the most that the runner ever had room for. Every task that it still has, or whose
+// result it still owes, takes a place: what it holds beyond those places it has lost with its memory, or never got.
 func (s *Session) greet(slots int) {
 	p := s.pool
 	p.mu.Lock()
@@ -115,13 +115,42 @@ func (s *Session) greet(slots int) {
 		return
 	}
 	r := s.runner
-	if !s.greeted && len(r.held) > 0 && slots >= r.room {
-		for _, entry := range r.held {
-			entry.deadline.Reset(p.cfg.Grace)
-		}
+	if !s.greeted && r.room > 0 {
+		s.lose(len(r.held) - max(r.room-slots, 0))
+	}
+	if !s.greeted {
+		r.room = max(r.room, slots)
 	}
 	s.greeted = true
-	r.room = max(r.room, s.credit+slots)
+}
+
+// Room is the most attempts that the runner was ever ready to take at once.
+func (s *Session) Room() int {
+	p := s.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return s.runner.room
+}
+
+// lose gives up n of what the runner holds: all, or else what it never began. The pool's lock is held.
+func (s *Session) lose(n int) {
+	all := n == len(s.runner.held)
+	for _, entry := range s.runner.held {
+		if n > 0 && (all || !entry.started) {
+			entry.deadline.Reset(0)
+			n--
+		}
+	}
+}
+
+// Started notes that the runner has begun an attempt.
+func (s *Session) Started(permit string) {
+	p := s.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if entry := s.runner.held[permit]; entry != nil && !s.ended {
+		entry.started = true
+	}
 }
 
 // Release gives back the credit of a match that came to nothing.
@@ -177,21 +206,6 @@ func (p *Pool) Drain() {
 			r.session.post(&cardeav1.SessionResponse{Message: &cardeav1.SessionResponse_Drain{Drain: &cardeav1.Drain{}}})
 			r.session.credit = 0
 		}
-	}
-}
-
-// Ban ends the sessions of runners that may no longer be spoken to.
-func (p *Pool) Ban(banned func(id string) bool) {
-	p.mu.Lock()
-	var out []*Session
-	for id, r := range p.runners {
-		if r.session != nil && banned(id) {
-			out = append(out, r.session)
-		}
-	}
-	p.mu.Unlock()
-	for _, s := range out {
-		s.Close()
 	}
 }
 

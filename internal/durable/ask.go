@@ -148,7 +148,7 @@ func (d *Driver) askBatch(ctx context.Context, batch []question) {
 	d.metrics.authorize.Observe(time.Since(started).Seconds())
 	var refusal *Refusal
 	switch {
-	case errors.As(err, &refusal) && len(batch) > 1:
+	case answered(err) && len(batch) > 1:
 		// One bad intent must not decide over the others.
 		for _, q := range batch {
 			d.askBatch(ctx, []question{q})
@@ -160,6 +160,10 @@ func (d *Driver) askBatch(ctx context.Context, batch []question) {
 		for i, q := range batch {
 			d.answerLater(q, response.GetAuthorizations()[i])
 		}
+	case answered(err):
+		// It failed with this one alone, which then holds up nobody else.
+		d.log.ErrorContext(ctx, "the authority cannot decide an attempt; asking again", "run", batch[0].attempt.run, "in", lastRetry, "error", err)
+		time.AfterFunc(lastRetry, func() { d.asker.add(batch[0]) })
 	}
 }
 

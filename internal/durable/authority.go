@@ -14,8 +14,9 @@ import (
 	"cardea/api/cardea/v1/cardeav1connect"
 )
 
-// Authority is all that the driver asks of the authority. An error that is a *Refusal is its answer; every other one means that
-// it is away, and the question stands. Calls are safe to repeat and to make concurrently.
+// Authority is all that the driver asks of the authority. An error that is a *Refusal is its answer; one that is a *Fault is its
+// failure with this very question; every other one means that it is away. The question stands unless it was refused. Calls are
+// safe to repeat and to make concurrently.
 type Authority interface {
 	OpenRun(context.Context, *cardeav1.OpenRunRequest) (*cardeav1.OpenRunResponse, error)
 	// Authorize gives one answer per intent, in order.
@@ -31,6 +32,18 @@ type Authority interface {
 type Refusal struct{ Reason string }
 
 func (r *Refusal) Error() string { return "the authority refuses: " + r.Reason }
+
+// Fault says that the authority is there and failed. Other questions may well be answered.
+type Fault struct{ Reason string }
+
+func (f *Fault) Error() string { return "the authority failed: " + f.Reason }
+
+// answered says whether an error shows that the authority is there.
+func answered(err error) bool {
+	var refusal *Refusal
+	var fault *Fault
+	return errors.As(err, &refusal) || errors.As(err, &fault)
+}
 
 // callTimeout bounds one call to the authority; a call that takes longer is made again.
 const callTimeout = 30 * time.Second
@@ -74,8 +87,11 @@ func (c *Client) Watch(ctx context.Context, each func(*cardeav1.WatchDecideRespo
 		return fmt.Errorf("watch the authority: %w", err)
 	}
 	defer stream.Close()
-	each(nil)
-	for stream.Receive() {
+	// Its first message shows that it listens: whatever settles from now on will be told.
+	for listening := false; stream.Receive(); listening = true {
+		if !listening {
+			each(nil)
+		}
 		each(stream.Msg())
 	}
 	return fmt.Errorf("watch the authority: %w", errors.Join(stream.Err(), ctx.Err()))
@@ -89,17 +105,23 @@ func call[Q, A any](ctx context.Context, what string, q *Q, fn func(context.Cont
 		return a, nil
 	}
 	var answer *connect.Error
-	if errors.As(err, &answer) && final(answer.Code()) {
-		return nil, fmt.Errorf("%s: %w", what, &Refusal{Reason: answer.Message()})
+	if errors.As(err, &answer) {
+		switch {
+		case final(answer.Code()):
+			return nil, fmt.Errorf("%s: %w", what, &Refusal{Reason: answer.Message()})
+		case answer.Code() == connect.CodeInternal || answer.Code() == connect.CodeUnknown:
+			return nil, fmt.Errorf("%s: %w", what, &Fault{Reason: answer.Message()})
+		}
 	}
 	return nil, fmt.Errorf("%s: %w", what, err)
 }
 
-// final says whether a code is an answer. A caller that is not admitted is not: its SVID may be about to be renewed, and the
+// final says whether a code is an answer. To be unauthenticated is not: the engine's SVID may be about to be renewed, and the
 // role's own health says so.
 func final(c connect.Code) bool {
 	switch c {
-	case connect.CodeInvalidArgument, connect.CodeNotFound, connect.CodeAlreadyExists, connect.CodeFailedPrecondition, connect.CodeOutOfRange:
+	case connect.CodeInvalidArgument, connect.CodeNotFound, connect.CodeAlreadyExists, connect.CodeFailedPrecondition, connect.CodeOutOfRange,
+		connect.CodePermissionDenied, connect.CodeAborted, connect.CodeUnimplemented:
 		return true
 	}
 	return false
@@ -111,13 +133,12 @@ const (
 	lastRetry  = 3 * time.Second
 )
 
-// persist makes a call until it is answered: with a value or a Refusal. It gives up only with ctx.
+// persist makes a call until the authority is there to answer it, with a value, a Refusal or a Fault. It gives up only with ctx.
 func persist[A any](ctx context.Context, log *slog.Logger, away func(), fn func(context.Context) (A, error)) (A, error) {
 	wait := firstRetry
 	for {
 		a, err := fn(ctx)
-		var refusal *Refusal
-		if err == nil || errors.As(err, &refusal) || ctx.Err() != nil {
+		if err == nil || answered(err) || ctx.Err() != nil {
 			return a, err
 		}
 		away()

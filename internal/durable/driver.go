@@ -97,8 +97,8 @@ type Driver struct {
 // ErrStopped answers whatever comes when the driver has stopped. What is durable is safe; ask the next one.
 var ErrStopped = errors.New("the engine is stopping")
 
-// New makes a driver. Run recovers and then drives.
-func New(cfg Config) (*Driver, error) {
+// Open makes a driver and recovers what is durable. Nothing may ask it before: who holds which attempt is known only then. Run drives.
+func Open(ctx context.Context, cfg Config) (*Driver, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
@@ -120,6 +120,11 @@ func New(cfg Config) (*Driver, error) {
 		Lost: func(h dispatch.Held) { d.spawn(func() { d.lost(h) }) },
 	})
 	d.metrics = newMetrics(cfg.Metrics, d)
+	if err := d.recover(ctx); err != nil {
+		d.cancel(err)
+		d.stop()
+		return nil, fmt.Errorf("recover runs: %w", err)
+	}
 	return d, nil
 }
 
@@ -129,14 +134,10 @@ const (
 	closers = 16
 )
 
-// Run recovers what is durable, calls ready, and drives until ctx ends or a commit fails.
-func (d *Driver) Run(ctx context.Context, ready func()) error {
+// Run drives until ctx ends or a commit fails.
+func (d *Driver) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { d.cancel(ErrStopped) })
 	defer stop()
-	if err := d.recover(d.ctx); err != nil {
-		d.cancel(err)
-		return fmt.Errorf("recover runs: %w", err)
-	}
 	d.spawn(func() { d.ask(d.ctx) })
 	d.spawn(func() { d.watch(d.ctx) })
 	d.spawn(func() { d.grants.run(d) })
@@ -146,11 +147,18 @@ func (d *Driver) Run(ctx context.Context, ready func()) error {
 	for range closers {
 		d.spawn(func() { d.closer.run(d.ctx, d.close) })
 	}
-	ready()
 	<-d.ctx.Done()
 	d.stop()
 	if cause := context.Cause(d.ctx); !errors.Is(cause, ErrStopped) {
 		return cause
+	}
+	return nil
+}
+
+// Ready says why the driver cannot take work.
+func (d *Driver) Ready(context.Context) error {
+	if d.ctx.Err() != nil {
+		return ErrStopped
 	}
 	return nil
 }
@@ -267,7 +275,7 @@ func (d *Driver) recover(ctx context.Context) error {
 		switch {
 		case err == nil:
 			d.release(r)
-		case errors.Is(err, errReplay): // said and counted already
+		case errors.Is(err, ErrReplay): // said and counted already
 		default:
 			return err
 		}

@@ -91,23 +91,19 @@ func (d *Driver) open(ctx context.Context, id string) {
 	state := r.state
 	d.release(r)
 	ev := engine.Event{At: d.now(), Refused: &engine.OpenRefused{}}
+	var program *engine.Program
 	if state.Phase == engine.StatusOpening { // or it was cancelled before anybody was asked
-		ev = d.askToOpen(ctx, id, state)
-	}
-	if ctx.Err() != nil {
-		return
+		if ev, program, err = d.askToOpen(ctx, id, state); err != nil {
+			d.later(ctx, "open", id, d.opener, err)
+			return
+		}
 	}
 	if r, err = d.acquire(ctx, id); err != nil {
 		d.report("open", id, err)
 		return
 	}
 	defer d.release(r)
-	r.opening = false
-	if ev.Opened != nil {
-		if r.program, err = d.plans.get(ctx, state.Digest); err != nil {
-			ev = engine.Event{At: d.now(), Refused: &engine.OpenRefused{Problem: problem.New(problem.Configuration, err.Error())}}
-		}
-	}
+	r.opening, r.program = false, program
 	if err := d.apply(r, ev); err != nil && !errors.Is(err, engine.ErrRefused) {
 		d.report("open", id, err)
 	}
@@ -118,24 +114,42 @@ func (d *Driver) open(ctx context.Context, id string) {
 	}
 }
 
-func (d *Driver) askToOpen(ctx context.Context, id string, s engine.State) engine.Event {
+// later does a run's work again, and others' meanwhile.
+func (d *Driver) later(ctx context.Context, what, id string, w *workers, err error) {
+	if ctx.Err() == nil {
+		d.log.ErrorContext(ctx, "could not "+what+" a run; trying again", "run", id, "in", lastRetry, "error", err)
+		time.AfterFunc(lastRetry, func() { w.add(id) })
+	}
+}
+
+// askToOpen gives the event that the authority's answer is, and the program when the run may go. An error means that there is no
+// answer yet.
+func (d *Driver) askToOpen(ctx context.Context, id string, s engine.State) (engine.Event, *engine.Program, error) {
 	request := &cardeav1.OpenRunRequest{RunId: id, WorkflowDigest: s.Digest, InputDigest: s.InputDigest,
 		Evidence: &cardeav1.OpenRunRequest_Ticket{Ticket: s.Ticket}}
 	answer, err := persist(ctx, d.log, d.metrics.away.Inc, func(ctx context.Context) (*cardeav1.OpenRunResponse, error) {
 		return d.cfg.Authority.OpenRun(ctx, request)
 	})
-	if err != nil {
-		return refusedToOpen(d.now(), engine.Verdict{Outcome: "deny", Reason: err.Error()}, nil)
+	var refusal *Refusal
+	switch {
+	case errors.As(err, &refusal):
+		return refusedToOpen(d.now(), engine.Verdict{Outcome: "deny", Reason: refusal.Reason}, nil), nil, nil
+	case err != nil:
+		return engine.Event{}, nil, err
 	}
 	v := verdict(answer.GetVerdict())
 	if answer.GetVerdict().GetOutcome() != cardeav1.Outcome_OUTCOME_ALLOW {
-		return refusedToOpen(d.now(), v, nil)
+		return refusedToOpen(d.now(), v, nil), nil, nil
 	}
-	if _, err := d.plans.get(ctx, s.Digest); err != nil {
-		return refusedToOpen(d.now(), v, problem.New(problem.Configuration, err.Error()))
+	program, err := d.plans.get(ctx, s.Digest)
+	switch {
+	case errors.As(err, &refusal), errors.Is(err, errDefinition):
+		return refusedToOpen(d.now(), v, problem.New(problem.Configuration, err.Error())), nil, nil
+	case err != nil:
+		return engine.Event{}, nil, err
 	}
 	return engine.Event{At: d.now(), Opened: &engine.Opened{Verdict: v, Kind: answer.GetProvenance().GetKind(),
-		Origin: answer.GetProvenance().GetOrigin(), StartedBy: answer.GetStartedBy(), Tiers: answer.GetTiers()}}
+		Origin: answer.GetProvenance().GetOrigin(), StartedBy: answer.GetStartedBy(), Tiers: answer.GetTiers()}}, program, nil
 }
 
 func refusedToOpen(at time.Time, v engine.Verdict, p *problem.Problem) engine.Event {
@@ -154,10 +168,12 @@ func (d *Driver) close(ctx context.Context, id string) {
 	answer, err := persist(ctx, d.log, d.metrics.away.Inc, func(ctx context.Context) (*cardeav1.EndRunResponse, error) {
 		return d.cfg.Authority.EndRun(ctx, &cardeav1.EndRunRequest{RunId: id, Status: string(status)})
 	})
-	if ctx.Err() != nil {
+	var refusal *Refusal
+	switch {
+	case err != nil && !errors.As(err, &refusal):
+		d.later(ctx, "close", id, d.closer, err)
 		return
-	}
-	if err != nil {
+	case err != nil:
 		// A run that the authority never opened has nothing to close.
 		d.log.InfoContext(ctx, "the authority has no such run to end", "run", id, "error", err)
 	}
@@ -227,6 +243,9 @@ func (d *Driver) heard(ctx context.Context, m *cardeav1.WatchDecideResponse) {
 	})
 }
 
+// errDefinition says that a definition's bytes are not what this build can run, however often they are read.
+var errDefinition = errors.New("the definition cannot be run")
+
 // plans keeps programs by digest.
 type plans struct {
 	d     *Driver
@@ -280,13 +299,36 @@ func (p *plans) fetch(ctx context.Context, digest string) (*engine.Program, erro
 	}
 	program, err := p.d.cfg.Load(canonical)
 	if err != nil {
-		return nil, fmt.Errorf("definition %s: %w", digest, err)
+		return nil, fmt.Errorf("%w: %s: %w", errDefinition, digest, err)
 	}
 	if program.Plan().Digest != digest {
-		return nil, fmt.Errorf("definition %s: its bytes are those of %s", digest, program.Plan().Digest)
+		return nil, fmt.Errorf("%w: the bytes given for %s are those of %s", errDefinition, digest, program.Plan().Digest)
 	}
 	if !kept {
 		return program, p.d.cfg.Definitions.KeepDefinition(ctx, digest, canonical)
 	}
 	return program, nil
+}
+
+// AwaitOpening waits until a run is open, or refused, or the time is up: for courtesy alone, so that whoever started the run finds it at
+// the authority too.
+func (d *Driver) AwaitOpening(ctx context.Context, id string, limit time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for {
+		r, err := d.acquire(ctx, id)
+		if err != nil {
+			return
+		}
+		opening, changes := r.state.Phase == engine.StatusOpening, r.changes()
+		d.release(r)
+		if !opening {
+			return
+		}
+		select {
+		case <-changes:
+		case <-ctx.Done():
+			return
+		}
+	}
 }

@@ -20,7 +20,7 @@ const MaxResponseBody = 8 << 20
 func (d *Driver) Result(ctx context.Context, from dispatch.Runner, res *cardeav1.TaskResult) (stale bool, err error) {
 	r, err := d.acquire(ctx, res.GetTask().GetRunId())
 	switch {
-	case errors.Is(err, ErrNoRun), errors.Is(err, errReplay):
+	case errors.Is(err, ErrNoRun), errors.Is(err, ErrReplay):
 		return d.staleResult(from, res), nil
 	case err != nil:
 		return false, err

@@ -145,17 +145,18 @@ func (d *Driver) load(ctx context.Context, r *run) error {
 	return nil
 }
 
-var errReplay = errors.New("the journal does not replay")
+// ErrReplay says that a run is held: its journal does not give the same commands again, or another format wrote it.
+var ErrReplay = errors.New("the journal does not replay")
 
 func (d *Driver) replay(ctx context.Context, r *run, entries []Entry) error {
 	if r.summary.Format != engine.Format {
-		return fmt.Errorf("run %s is journalled in format %d; this build knows format %d: %w", r.id, r.summary.Format, engine.Format, errReplay)
+		return fmt.Errorf("run %s is journalled in format %d; this build knows format %d: %w", r.id, r.summary.Format, engine.Format, ErrReplay)
 	}
 	state := engine.State{}
 	for i, e := range entries {
 		ev, err := engine.DecodeEvent(e.Data)
 		if err != nil {
-			return fmt.Errorf("run %s, event %d: %w: %w", r.id, e.Seq, err, errReplay)
+			return fmt.Errorf("run %s, event %d: %w: %w", r.id, e.Seq, err, ErrReplay)
 		}
 		if ev.Opened != nil {
 			if r.program, err = d.plans.get(ctx, state.Digest); err != nil {
@@ -164,10 +165,10 @@ func (d *Driver) replay(ctx context.Context, r *run, entries []Entry) error {
 		}
 		next, commands, err := engine.Step(r.program, state, ev)
 		if err != nil {
-			return fmt.Errorf("run %s, event %d: %w: %w", r.id, e.Seq, err, errReplay)
+			return fmt.Errorf("run %s, event %d: %w: %w", r.id, e.Seq, err, ErrReplay)
 		}
 		if e.Seq != uint64(i+1) || engine.Digest(commands) != e.Commands {
-			return fmt.Errorf("run %s, event %d: this build (format %d) derives other commands than were journalled: %w", r.id, e.Seq, engine.Format, errReplay)
+			return fmt.Errorf("run %s, event %d: this build (format %d) derives other commands than were journalled: %w", r.id, e.Seq, engine.Format, ErrReplay)
 		}
 		state = next
 		r.tasks.project(ev, commands)

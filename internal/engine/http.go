@@ -20,6 +20,9 @@ import (
 // target is never retried here: that is the definition's to say.
 const MaxFailures = 6
 
+// statusCancelled is what runners say of an attempt that was stopped before it began, because its permit was voided.
+const statusCancelled = 499
+
 // backoff before attempt n+1 after n such failures: 100 ms, doubled each time.
 func backoff(failures uint32) time.Duration { return 100 * time.Millisecond << min(failures, 10) }
 
@@ -49,7 +52,11 @@ func retriable(r *Result) bool {
 	if r.Problem == nil || r.Delivery != NotSent {
 		return false
 	}
-	return r.Problem.Is(problem.Authorization) || r.Problem.Status == http.StatusServiceUnavailable
+	switch r.Problem.Status {
+	case http.StatusServiceUnavailable, statusCancelled:
+		return true
+	}
+	return r.Problem.Is(problem.Authorization)
 }
 
 // again makes the next attempt after a failure of our own.

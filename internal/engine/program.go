@@ -129,10 +129,10 @@ func at(v any, pointer string) (any, error) {
 	return v, nil
 }
 
-// inputValue decodes a run's input; no input is null.
+// inputValue decodes a run's input; no input is an empty object.
 func inputValue(raw json.RawMessage) (any, error) {
 	if len(raw) == 0 {
-		return nil, nil
+		return map[string]any{}, nil
 	}
 	return expr.Decode(raw)
 }

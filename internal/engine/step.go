@@ -22,6 +22,9 @@ const (
 // ErrRefused is the error of an event that does not fit the state: it must not be journalled, and nothing has changed.
 var ErrRefused = errors.New("event does not fit the run's state")
 
+// ErrInput is the error of a start whose input cannot be read.
+var ErrInput = errors.New("the input is not JSON that this engine takes")
+
 // Step handles one event. The program may be nil until the run is opened. The returned state shares memory with the one given,
 // which stays valid. An error means that nothing happened; ErrRefused tells a misplaced event from a broken one.
 func Step(p *Program, s State, e Event) (State, []Command, error) {
@@ -100,7 +103,7 @@ func (m *machine) admissible(e Event) error {
 func (m *machine) start(e *Started) error {
 	input, err := inputValue(e.Input)
 	if err != nil {
-		return fmt.Errorf("input of run %s: %w", e.Run, err)
+		return fmt.Errorf("%w: %w", ErrInput, err)
 	}
 	m.s = State{Format: Format, Run: e.Run, Phase: StatusOpening, Digest: e.Digest, StartedAt: m.now, Raw: Value{input},
 		Context: Value{map[string]any{}}, InputDigest: e.InputDigest, Ticket: e.Ticket}
