@@ -59,25 +59,23 @@ type unfolder struct {
 	pending []string // references being followed
 }
 
-func (u *unfolder) bound() error { return u.visit(u.root) }
+func (u *unfolder) bound() error { return u.visit(u.root, false) }
 
-func (u *unfolder) visit(v any) error {
+// visit counts v. names says that v's keys are names that the schema's author chose, not keywords.
+func (u *unfolder) visit(v any, names bool) error {
 	if u.count++; u.count > maxSchema {
 		return fmt.Errorf("written out it has more than %d parts", maxSchema)
 	}
 	switch v := v.(type) {
 	case []any:
 		for _, w := range v {
-			if err := u.visit(w); err != nil {
+			if err := u.visit(w, false); err != nil {
 				return err
 			}
 		}
 	case map[string]any:
 		for k, w := range v {
-			if k == "const" || k == "enum" || k == "examples" || k == "default" || k == "$defs" || k == "definitions" {
-				continue // data, or reached by reference only
-			}
-			if err := u.member(k, w); err != nil {
+			if err := u.member(k, w, names); err != nil {
 				return err
 			}
 		}
@@ -85,8 +83,15 @@ func (u *unfolder) visit(v any) error {
 	return nil
 }
 
-func (u *unfolder) member(k string, w any) error {
+func (u *unfolder) member(k string, w any, names bool) error {
+	if names {
+		return u.visit(w, false)
+	}
 	switch k {
+	case "const", "enum", "examples", "default", "$defs", "definitions":
+		return nil // data, or reached by reference only
+	case "properties", "patternProperties", "dependentSchemas", "dependencies":
+		return u.visit(w, true)
 	case "$id", "id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor":
 		if _, text := w.(string); text {
 			return fmt.Errorf("%s is not possible: references are JSON pointers into the schema itself", k)
@@ -96,7 +101,7 @@ func (u *unfolder) member(k string, w any) error {
 			return u.follow(ref)
 		}
 	}
-	return u.visit(w)
+	return u.visit(w, false)
 }
 
 func (u *unfolder) follow(ref string) error {
@@ -124,7 +129,7 @@ func (u *unfolder) follow(ref string) error {
 	}
 	u.pending = append(u.pending, ref)
 	defer func() { u.pending = u.pending[:len(u.pending)-1] }()
-	return u.visit(v)
+	return u.visit(v, false)
 }
 
 // Validate says whether a value fits. The error is a *Problem of the standard validation type, and names places and rules, not values.
