@@ -92,7 +92,7 @@ func (a *app) root() *cobra.Command {
 		&cobra.Group{ID: groupProof, Title: "Look into it:"},
 		&cobra.Group{ID: groupServe, Title: "Serve:"},
 	)
-	root.AddCommand(a.workflowCommand(), a.runCommand(), a.connectionCommand(), a.leaseCommand())
+	root.AddCommand(a.applyCommand(), a.workflowCommand(), a.runCommand(), a.approvalCommand(), a.connectionCommand(), a.leaseCommand())
 	root.AddCommand(a.ledgerCommand(), a.policyCommand(), a.doctorCommand())
 	root.AddCommand(serverCommands()...)
 	root.AddCommand(a.versionCommand(), a.completionCommand(), exitCodesTopic())
@@ -166,6 +166,16 @@ func exactly(names ...string) cobra.PositionalArgs {
 			takes = "takes " + strings.Join(names, " ")
 		}
 		return cli.Fail(cli.Usage, cli.F("%s --help shows how", c.CommandPath()), "%s %s; %d given", c.CommandPath(), takes, len(args))
+	}
+}
+
+// atLeastOne refuses a command line without arguments.
+func atLeastOne(name string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return nil
+		}
+		return cli.Fail(cli.Usage, cli.F("%s --help shows how", c.CommandPath()), "%s takes at least one %s", c.CommandPath(), name)
 	}
 }
 

@@ -218,3 +218,16 @@ func Changes(p *cardeav1.PlanResponse) bool {
 	}
 	return false
 }
+
+// AppliedLines is the outcome of applying, with what the hub warns of.
+func AppliedLines(a *cardeav1.ApplyResponse) []Line {
+	var lines []Line
+	for _, w := range a.GetWarnings() {
+		lines = append(lines, Line{{"! ", Yellow}, {Text: Clean(w)}})
+	}
+	if a.GetApplied() {
+		leaf := &cardeav1.LedgerRef{LeafId: a.GetVerdict().GetLeafId()}
+		lines = append(lines, Line{{"✔ ", Green}, {Text: "applied"}, {ledgerNote("  ", leaf), Dim}})
+	}
+	return lines
+}
