@@ -172,20 +172,18 @@ func (p Provider) text() string {
 }
 
 // narrows reports whether every request that matches after matched before with the same facts. The first matching entry gives the
-// facts, so entries must keep their order, and one that gave facts may go only if no entry that stays covers its requests: a policy
-// that reads those facts would no longer see them.
+// facts, so entries must keep their order, and where one goes or shrinks no entry that gives policy other facts may stand ready for
+// its requests.
 func narrows(before, after []Allow) bool {
 	next := 0
 	for _, b := range before {
 		if next < len(after) && b.covers(after[next]) {
 			next++
-			if len(b.Facts) == 0 || b.equal(after[next-1]) {
+			if b.equal(after[next-1]) {
 				continue
 			}
-		} else if len(b.Facts) == 0 {
-			continue
 		}
-		if slices.ContainsFunc(after, func(a Allow) bool { return a.meets(b) && !b.sameReading(a) }) {
+		if slices.ContainsFunc(after, func(a Allow) bool { return a.meets(b) && !maps.Equal(a.Facts, b.Facts) }) {
 			return false
 		}
 	}
@@ -199,7 +197,7 @@ func (a Allow) covers(n Allow) bool {
 }
 
 func (a Allow) sameReading(n Allow) bool {
-	return a.Path == n.Path && (a.Body == n.Body || a.Body == "" && len(a.Facts) == 0) && maps.Equal(a.Facts, n.Facts)
+	return a.Path == n.Path && (a.Body == n.Body || a.Body == "") && maps.Equal(a.Facts, n.Facts)
 }
 
 func (a Allow) equal(n Allow) bool {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -105,7 +106,7 @@ func checkNumber(n string) error {
 }
 
 func (p *parser) object() (any, error) {
-	members := map[string]any{}
+	members, folds := map[string]any{}, map[string]bool{}
 	for p.dec.More() {
 		t, err := p.dec.Token()
 		if err != nil {
@@ -115,9 +116,11 @@ func (p *parser) object() (any, error) {
 		if err := checkText(key); err != nil {
 			return nil, err
 		}
-		if _, twice := members[key]; twice {
-			return nil, fmt.Errorf("key %q stands twice in one object", key)
+		folded := foldKey(key)
+		if folds[folded] {
+			return nil, fmt.Errorf("key %q stands twice in one object (some readers do not tell cases apart)", key)
 		}
+		folds[folded] = true
 		if members[key], err = p.value(); err != nil {
 			return nil, err
 		}
@@ -139,12 +142,28 @@ func (p *parser) array() (any, error) {
 	return items, err
 }
 
-// checkText refuses U+FFFD, which the standard decoder also makes of a lone surrogate: two texts would become one.
+// checkText refuses U+FFFD, which the standard decoder also makes of a lone surrogate: two texts would become one. And it refuses
+// U+0000, at which readers written in C end a text: "amount\u0000x" would be a second "amount" to them.
 func checkText(s string) error {
 	if strings.ContainsRune(s, utf8.RuneError) {
 		return errors.New("a string holds U+FFFD or half a surrogate pair")
 	}
+	if strings.ContainsRune(s, 0) {
+		return errors.New("a string holds U+0000")
+	}
 	return nil
+}
+
+// foldKey gives keys that a reader may take for one the same form. Go's own decoder takes AMOUNT for amount, and so would a target
+// read another amount than policy did.
+func foldKey(key string) string {
+	return strings.Map(func(r rune) rune {
+		least := r
+		for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
+			least = min(least, f)
+		}
+		return least
+	}, key)
 }
 
 // object reads the members of one JSON object. What is wrong is collected, each with its place, and done reports the members that

@@ -47,20 +47,20 @@ func (e *NoMatchError) Error() string {
 // Match finds the first entry of allow that one exact request falls under: method, host, escaped path, query names, body and facts
 // together. Any other request gives a *NoMatchError. It is pure and safe for concurrent use.
 func (c *Connection) Match(method, rawURL string, body []byte) (AllowMatch, error) {
-	u, err := c.checkURL(rawURL)
+	path, query, err := c.splitURL(rawURL)
 	if err != nil {
 		return AllowMatch{}, c.noMatch("%v", err)
 	}
 	var nearest error
 	for i := range c.Allow {
 		a := &c.Allow[i]
-		params, err := matchPath(a.path, u.EscapedPath())
+		params, err := matchPath(a.path, path)
 		if errors.Is(err, errNoMatch) || err == nil && !slices.Contains(a.Methods, method) {
 			continue
 		}
 		var facts map[string]any
 		if err == nil {
-			facts, err = a.accepts(method, u.RawQuery, body)
+			facts, err = a.accepts(method, query, body)
 		}
 		if err == nil {
 			return AllowMatch{Index: i, Params: params, Facts: facts, JSON: a.readsBody()}, nil
@@ -72,7 +72,7 @@ func (c *Connection) Match(method, rawURL string, body []byte) (AllowMatch, erro
 	if nearest != nil {
 		return AllowMatch{}, c.noMatch("%v", nearest)
 	}
-	return AllowMatch{}, c.noMatch("%s %s is not among what it allows", method, u.EscapedPath())
+	return AllowMatch{}, c.noMatch("%s %s is not among what it allows", method, path)
 }
 
 func (c *Connection) noMatch(format string, args ...any) error {
@@ -86,18 +86,22 @@ func (c *Connection) noMatch(format string, args ...any) error {
 // String gives an entry for people: GET /v1/timesheets/{month}.
 func (a Allow) String() string { return strings.Join(a.Methods, "|") + " " + a.Path }
 
-func (c *Connection) checkURL(raw string) (*url.URL, error) {
+// splitURL gives the escaped path and the query of a URL on one of the connection's hosts, byte for byte as they will be sent.
+func (c *Connection) splitURL(raw string) (path, query string, err error) {
 	u, err := url.Parse(raw)
 	if err != nil {
-		return nil, errors.New("the url does not parse")
+		return "", "", errors.New("the url does not parse")
 	}
 	if u.User != nil || u.Opaque != "" || strings.Contains(raw, "#") || u.ForceQuery {
-		return nil, errors.New("the url holds user information, a fragment or an empty query")
+		return "", "", errors.New("the url holds user information, a fragment or an empty query")
 	}
-	if origin := u.Scheme + "://" + u.Host; !slices.Contains(c.Hosts, origin) || !strings.HasPrefix(raw, origin+"/") {
-		return nil, fmt.Errorf("host %s is not one of its hosts (%s)", origin, strings.Join(c.Hosts, ", "))
+	origin := u.Scheme + "://" + u.Host
+	rest, ok := strings.CutPrefix(raw, origin)
+	if !ok || !slices.Contains(c.Hosts, origin) || !strings.HasPrefix(rest, "/") {
+		return "", "", fmt.Errorf("host %s is not one of its hosts (%s)", origin, strings.Join(c.Hosts, ", "))
 	}
-	return u, nil
+	path, query, _ = strings.Cut(rest, "?")
+	return path, query, nil
 }
 
 func (a *Allow) readsBody() bool { return a.schema != nil || len(a.Facts) > 0 }

@@ -25,6 +25,7 @@ func TestMatch(t *testing.T) {
 		{"methods":["GET"],"path":"/v1/search","query":["*"]},
 		{"methods":["POST"],"path":"/v1/transfers","body":"`+transferSchema+`","facts":{"amount":"/amount"}},
 		{"methods":["POST"],"path":"/v1/notes"},
+		{"methods":["POST"],"path":"/v1/notes2","facts":{"amount":"/amount"}},
 		{"methods":["DELETE"],"path":"/v1/transfers/{id}"}]`))
 	const origin = "https://api.bank.example.com"
 	for _, k := range []struct {
@@ -34,7 +35,7 @@ func TestMatch(t *testing.T) {
 	}{
 		{"get", "GET", origin + "/v1/transfers/7", "", 0, ""},
 		{"head", "HEAD", origin + "/v1/transfers/7", "", 0, ""},
-		{"second method of a path", "DELETE", origin + "/v1/transfers/7", "", 4, ""},
+		{"second method of a path", "DELETE", origin + "/v1/transfers/7", "", 5, ""},
 		{"query listed", "GET", origin + "/v1/transfers/7?limit=1&sort+by=x", "", 0, ""},
 		{"query not listed", "GET", origin + "/v1/transfers/7?admin=1", "", 0, `"admin" is not allowed`},
 		{"query twice", "GET", origin + "/v1/transfers/7?limit=1&limit=2", "", 0, "stands twice"},
@@ -66,6 +67,10 @@ func TestMatch(t *testing.T) {
 		{"body more", "POST", origin + "/v1/transfers", `{"amount":1,"x":2}`, 0, "at its root (additionalProperties)"},
 		{"body duplicate", "POST", origin + "/v1/transfers", `{"amount":1,"amount":99999}`, 0, "stands twice"},
 		{"body duplicate by escape", "POST", origin + "/v1/transfers", `{"amount":1,"\u0061mount":99999}`, 0, "stands twice"},
+		{"body other case", "POST", origin + "/v1/notes2", `{"x":1,"amount":1,"AMOUNT":99999}`, 0, "stands twice"},
+		{"body other sign", "POST", origin + "/v1/notes2", `{"x":1,"amount":1,"marK":1,"mar\u212a":2}`, 0, "stands twice"},
+		{"body cut off", "POST", origin + "/v1/notes2", `{"x":1,"amount":1,"amount\u0000":99999}`, 0, "U+0000"},
+		{"path unescaped", "GET", origin + "/v1/transfers/a b", "", 0, "unescaped"},
 		{"body trailing", "POST", origin + "/v1/transfers", `{"amount":1} {"amount":2}`, 0, "not JSON"},
 		{"body mark", "POST", origin + "/v1/transfers", "\ufeff" + `{"amount":1}`, 0, "not JSON"},
 		{"body number bomb", "POST", origin + "/v1/transfers", `{"amount":1e999999999}`, 0, "exponent"},

@@ -128,3 +128,64 @@ func TestPlanProperties(t *testing.T) {
 		}
 	})
 }
+
+// someAllow draws an entry from a universe so small that every request in it can be tried.
+func someAllow(t *rapid.T, name string) string {
+	methods := rapid.SampledFrom([]string{`["POST"]`, `["PUT"]`, `["POST","PUT"]`}).Draw(t, name+" methods")
+	where := rapid.SampledFrom([]string{"/a", "/b", "/{x}"}).Draw(t, name+" path")
+	rest := rapid.SampledFrom([]string{"", `,"facts":{"f":"/f"}`, `,"facts":{"f":"/g"}`, `,"query":["q"]`, `,"query":["*"]`, `,"body":"{\"required\":[\"f\"]}"`, `,"body":"{\"required\":[\"f\"]}","facts":{"f":"/f"}`}).Draw(t, name+" rest")
+	return `{"methods":` + methods + `,"path":"` + where + `"` + rest + `}`
+}
+
+func someAllows(t *rapid.T, name string) []string {
+	list := make([]string, rapid.IntRange(0, 3).Draw(t, name))
+	for i := range list {
+		list[i] = someAllow(t, fmt.Sprint(name, i))
+	}
+	return list
+}
+
+// TestNarrows: when a new allow is said to narrow an old one, each request that passes now passed then, and showed policy the same
+// facts.
+func TestNarrows(t *testing.T) {
+	narrowed := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		old := someAllows(rt, "old")
+		next := slices.Clone(old)
+		if rapid.Bool().Draw(rt, "unrelated") {
+			next = someAllows(rt, "new")
+		} else if len(next) > 0 { // change or take one, which is where narrowing happens
+			i := rapid.IntRange(0, len(next)-1).Draw(rt, "which")
+			next = slices.Delete(next, i, i+1)
+			if rapid.Bool().Draw(rt, "change") {
+				next = slices.Insert(next, i, someAllow(rt, "changed"))
+			}
+		}
+		before := decodeConnection(t, bankBody("allow", "["+strings.Join(old, ",")+"]"))
+		after := decodeConnection(t, bankBody("allow", "["+strings.Join(next, ",")+"]"))
+		if !narrows(before.Allow, after.Allow) {
+			if slices.Equal(old, next) {
+				rt.Fatal("what did not change is said to widen")
+			}
+			return
+		}
+		narrowed++
+		for _, method := range []string{"POST", "PUT"} {
+			for _, path := range []string{"/a", "/b", "/c", "/a?q=1", "/a?r=1"} {
+				for _, body := range []string{"", "{}", `{"f":1}`, `{"g":2}`, `{"f":1,"g":2}`} {
+					m, err := after.Match(method, "https://api.bank.example.com"+path, []byte(body))
+					if err != nil {
+						continue
+					}
+					was, err := before.Match(method, "https://api.bank.example.com"+path, []byte(body))
+					if err != nil || fmt.Sprint(was.Facts) != fmt.Sprint(m.Facts) {
+						rt.Fatalf("%s %s %s passes now with %v, and passed with %v (%v)\nold %v\nnew %v", method, path, body, m.Facts, was.Facts, err, old, next)
+					}
+				}
+			}
+		}
+	})
+	if narrowed == 0 {
+		t.Error("nothing was ever narrowed")
+	}
+}
