@@ -41,7 +41,7 @@ type Started struct {
 	Run    string `json:"run"`
 	Digest string `json:"workflow_digest"`
 	// Input is JSON.
-	Input       json.RawMessage `json:"input"`
+	Input       json.RawMessage `json:"input,omitempty"`
 	InputDigest string          `json:"input_digest"`
 	// Ticket is the evidence: presented to the authority when the run is opened.
 	Ticket string `json:"ticket,omitempty"`
