@@ -94,7 +94,11 @@ func (a *app) root() *cobra.Command {
 	)
 	root.AddCommand(a.applyCommand(), a.workflowCommand(), a.runCommand(), a.approvalCommand(), a.connectionCommand(), a.leaseCommand())
 	root.AddCommand(a.ledgerCommand(), a.policyCommand(), a.doctorCommand())
-	root.AddCommand(serverCommands()...)
+	root.AddCommand(a.devCommand())
+	for _, c := range []*cobra.Command{authorityCommand(), engineCommand(), runnerCommand(), consoleCommand(), originCommand()} {
+		c.GroupID = groupServe
+		root.AddCommand(c)
+	}
 	root.AddCommand(a.versionCommand(), a.completionCommand(), exitCodesTopic())
 	return root
 }
@@ -103,20 +107,10 @@ const (
 	groupWork  = "work"
 	groupProof = "proof"
 	groupServe = "serve"
-	roleGroup  = groupServe
 
 	formatText = "text"
 	formatJSON = "json"
 )
-
-// serverCommands are the roles and what starts them.
-func serverCommands() []*cobra.Command {
-	commands := []*cobra.Command{consoleCommand(), originCommand()}
-	for _, c := range commands {
-		c.GroupID = groupServe
-	}
-	return commands
-}
 
 // noun is a command that only groups verbs.
 func noun(group, use, short string, verbs ...*cobra.Command) *cobra.Command {

@@ -251,7 +251,7 @@ func RunTail(r *cardeav1.Run) []Line {
 			if v.GetMend() != "" {
 				lines = append(lines, L("  "+Clean(v.GetMend())))
 			}
-			lines = append(lines, L(F("  why: cardea policy explain %s %s", r.GetId(), TaskLabel(t))))
+			lines = append(lines, L(F("  why: cardea policy explain %s %s", r.GetId(), TaskName(t.GetTask()))))
 		}
 	}
 	if c := r.GetClosure(); c != nil {

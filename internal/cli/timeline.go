@@ -2,6 +2,7 @@ package cli
 
 import (
 	"sort"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -108,7 +109,7 @@ func attempts(records []*cardeav1.AttemptRecord) []Line {
 			if e.at != nil {
 				at = Clock(e.at.AsTime())
 			}
-			rows[i] = []Line{{{at, Dim}}, L(e.what), e.text, {{ledgerNote("", e.leaf), Dim}}}
+			rows[i] = []Line{{{at, Dim}}, L(e.what).Pad(8), e.text, {{ledgerNote("", e.leaf), Dim}}}
 		}
 		lines = append(lines, Indent(4, Table(nil, rows))...)
 		for _, n := range a.GetNearest() {
@@ -130,12 +131,13 @@ func before(a, b *timestamppb.Timestamp) bool {
 }
 
 func attemptEvents(a *cardeav1.AttemptRecord) []event {
-	events := []event{{a.GetDecidedAt(), "verdict", verdictLine("", a.GetVerdict()), a.GetLeaf()}}
+	decided := verdictLine("", a.GetVerdict())
+	if id := a.GetApprovalId(); id != "" {
+		decided = decided.Add(Plain, F(", approval %s", id))
+	}
+	events := []event{{a.GetDecidedAt(), "verdict", decided, a.GetLeaf()}}
 	for _, s := range a.GetSignatures() {
 		events = append(events, signatureEvent(s))
-	}
-	if id := a.GetApprovalId(); id != "" {
-		events = append(events, event{nil, "approval", L(Clean(id)), nil})
 	}
 	for _, lease := range a.GetLeases() {
 		events = append(events, leaseEvents(lease)...)
@@ -147,15 +149,23 @@ func attemptEvents(a *cardeav1.AttemptRecord) []event {
 	case "returned":
 		text := Line{{Text: delivered(a.GetDelivery())}}
 		if a.GetRunner() != "" {
-			text = text.Add(Dim, F("  by %s", a.GetRunner()))
+			text = text.Add(Dim, "  by "+runnerName(a.GetRunner()))
 		}
 		events = append(events, event{a.GetReturnedAt(), "returned", text, nil})
 	case "voided":
 		events = append(events, event{nil, "permit", Line{{"voided", Yellow}}, nil})
 	case "minted", "redeemed":
-		events = append(events, event{nil, "permit", L(F("%s, held by %s", a.GetPermitState(), a.GetRunner())), nil})
+		events = append(events, event{nil, "permit", L(Clean(a.GetPermitState()) + prefixed(", held by ", runnerName(a.GetRunner()))), nil})
 	}
 	return events
+}
+
+// runnerName is spiffe://cardea.local/runner/standard/one as people say it: runner standard/one.
+func runnerName(id string) Safe {
+	if _, name, found := strings.Cut(id, "/runner/"); found {
+		return F("runner %s", name)
+	}
+	return Clean(id)
 }
 
 func verdictLine(before Safe, v *cardeav1.Verdict) Line {
