@@ -36,6 +36,7 @@ func TestCompileRefuses(t *testing.T) {
 		{"escape", "@id(\"a\")\x1b permit (principal, action, resource);", "an invisible or unprintable character"},
 		{"brackets", `@id("a") permit (principal, action, resource) when { ` + strings.Repeat("(", 50) + "true" + strings.Repeat(")", 50) + " };", "nested too deeply"},
 		{"ifs", `@id("a") permit (principal, action, resource) when { ` + strings.Repeat("if true then true else ", 50) + "true };", "nested too deeply"},
+		{"ifs beside strings", `@id("a") permit (principal, action, resource) when { ` + strings.Repeat(`if"x"like"x"then true else `, 50) + "true };", "nested too deeply"},
 		{"unaries", `@id("a") permit (principal, action, resource) when { !!!!!true };`, "more than four ! or - in a row"},
 		{"long policy", `@id("a") permit (principal, action, resource) when { true` + strings.Repeat(" && true", 2000) + " };", "a policy longer than"},
 		{"long file", strings.Repeat(" ", maxSourceBytes+1), "a file longer than"},

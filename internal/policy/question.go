@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -150,9 +149,9 @@ func (v *vocabulary) describe(m types.EntityMap, e Entity) error {
 		return err
 	}
 	decl := v.schema.Entities[types.EntityType(e.Type)]
-	attrs, misfits := v.record(named(e), decl.Shape, 0)
-	if misfits != nil {
-		return fmt.Errorf("attributes%w", misfits)
+	attrs, unfit := v.record(named(e), decl.Shape, 0)
+	if unfit != nil {
+		return fmt.Errorf("attributes%w", unfit)
 	}
 	implied, err := impliedParents(e)
 	if err != nil {
@@ -245,6 +244,18 @@ func within(name string, e *misfit) *misfit {
 	return &misfit{"." + name + e.at, e.why}
 }
 
+// misfits keeps the fault with the first name.
+type misfits struct {
+	name string
+	*misfit
+}
+
+func (m *misfits) add(name string, e *misfit) {
+	if m.misfit == nil || name < m.name {
+		m.name, m.misfit = name, e
+	}
+}
+
 // record converts by the schema: an attribute that is missing, unknown or of another type is an error. A record that the
 // schema leaves empty is open: its names are the caller's, its values strings, booleans and decimals. Of several faults the
 // one with the first name is told, so that the answer does not depend on the order of a map.
@@ -254,15 +265,7 @@ func (v *vocabulary) record(attrs map[string]any, shape resolved.RecordType, dep
 	}
 	open := len(shape) == 0 && depth > 0
 	out := make(types.RecordMap, len(attrs))
-	var (
-		first  string
-		faulty *misfit
-	)
-	fault := func(name string, e *misfit) {
-		if faulty == nil || name < first {
-			first, faulty = name, e
-		}
-	}
+	var first misfits
 	for name, attr := range attrs {
 		decl, known := shape[types.String(name)]
 		want := decl.Type
@@ -270,25 +273,25 @@ func (v *vocabulary) record(attrs map[string]any, shape resolved.RecordType, dep
 		case open:
 			want = openType(attr)
 		case !known:
-			fault(name, &misfit{why: fmt.Sprintf(" has no attribute %q", name)})
+			first.add(name, &misfit{why: fmt.Sprintf(" has no attribute %q", name)})
 			continue
 		}
 		value, e := v.value(attr, want, depth+1)
 		if e != nil {
-			fault(name, within(name, e))
+			first.add(name, within(name, e))
 			continue
 		}
 		out[types.String(name)] = value
 	}
-	if faulty == nil && len(out) < len(shape) {
+	if first.misfit == nil && len(out) < len(shape) {
 		for name, decl := range shape {
 			if _, ok := out[name]; !ok && !decl.Optional {
-				fault(string(name), &misfit{why: fmt.Sprintf(" lacks attribute %q", name)})
+				first.add(string(name), &misfit{why: fmt.Sprintf(" lacks attribute %q", name)})
 			}
 		}
 	}
-	if faulty != nil {
-		return types.Record{}, faulty
+	if first.misfit != nil {
+		return types.Record{}, first.misfit
 	}
 	return types.NewRecord(out), nil
 }
@@ -375,49 +378,4 @@ func extension(in any, want resolved.ExtensionType) (types.Value, *misfit) {
 		}
 	}
 	return nil, misplaced(in)
-}
-
-// parse reads a JSON number. What does not fit exactly is refused, never rounded: an amount that policy sees must be the
-// amount that is sent.
-func (d Decimal) parse() (types.Decimal, error) {
-	fail := func(why string) (types.Decimal, error) {
-		return types.Decimal{}, fmt.Errorf("%.40q is no decimal: %s", string(d), why)
-	}
-	if len(d) > 64 {
-		return fail("too long")
-	}
-	mantissa, exponent, scientific := strings.Cut(strings.ToLower(string(d)), "e")
-	exp := 0
-	if scientific {
-		var err error
-		if exp, err = strconv.Atoi(exponent); err != nil || exp < -64 || exp > 64 {
-			return fail("its exponent is out of range")
-		}
-	}
-	whole, fraction, point := strings.Cut(mantissa, ".")
-	negative := strings.HasPrefix(whole, "-")
-	whole = strings.TrimPrefix(whole, "-")
-	digits := whole + fraction
-	if whole == "" || (point && fraction == "") || strings.Trim(digits, "0123456789") != "" {
-		return fail("not a number")
-	}
-	scale := len(fraction) - exp
-	for scale > 4 && strings.HasSuffix(digits, "0") {
-		digits, scale = digits[:len(digits)-1], scale-1
-	}
-	if strings.Trim(digits, "0") == "" {
-		digits, scale = "0", 0
-	}
-	if scale > 4 {
-		return fail("more than four digits after the point")
-	}
-	digits = strings.TrimLeft(digits, "0") + strings.Repeat("0", 4-scale)
-	if negative {
-		digits = "-" + digits
-	}
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil {
-		return fail("out of range")
-	}
-	return types.NewDecimal(n, -4)
 }

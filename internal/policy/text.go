@@ -18,61 +18,66 @@ const (
 	maxUnary = 4
 )
 
-// span is where one policy statement ends: after its semicolon.
+// scan is what one reading of a source found.
 type scan struct {
 	// ends holds the offset after each statement's semicolon.
 	ends []int
+
+	// Of the statement that is being read: where it begins, how deep its brackets are, how many ifs it has, how many ! or -
+	// stood last, and the word that is being read.
+	start, depth, ifs, unaries int
+	word                       []byte
 }
 
 // scanText reads a source once, without understanding it: it finds where statements end and refuses what the parser
 // should never see. Characters that do not show, or that turn the writing direction, are refused everywhere, comments
 // included: with them a reviewer would read another policy than the one that decides.
 func scanText(text string) (scan, *fault) {
-	var (
-		s                   scan
-		depth, ifs, unaries int
-		start               int
-		word                strings.Builder
-	)
+	var s scan
 	for i := 0; i < len(text); {
 		n, hidden := skipOpaque(text[i:])
 		if hidden >= 0 {
 			return s, faultAt(i+hidden, "an invisible or unprintable character")
 		}
 		if n > 0 {
+			s.endWord()
 			i += n
 			continue
 		}
-		c := text[i]
+		if why := s.step(text[i], i); why != "" {
+			return s, faultAt(i, why)
+		}
 		i++
-		if isWord(c) {
-			word.WriteByte(c)
-		} else {
-			if word.String() == "if" {
-				ifs++
-			}
-			word.Reset()
-		}
-		switch {
-		case c == '(' || c == '[' || c == '{':
-			depth++
-		case c == ')' || c == ']' || c == '}':
-			depth--
-		case c == ';':
-			s.ends = append(s.ends, i)
-			start, depth, ifs = i, 0, 0
-		}
-		unaries = countUnary(unaries, c)
-		switch {
-		case depth > maxBrackets || ifs > maxBrackets:
-			return s, faultAt(i-1, "nested too deeply")
-		case unaries > maxUnary:
-			return s, faultAt(i-1, "more than four ! or - in a row")
-		case i-start > maxPolicyBytes:
-			return s, faultAt(start, fmt.Sprintf("a policy longer than %d bytes", maxPolicyBytes))
-		}
 	}
 	return s, nil
+}
+
+// step takes one character of syntax at offset i and says what is wrong with it, or "".
+func (s *scan) step(c byte, i int) string {
+	if isWord(c) {
+		s.word = append(s.word, c)
+	} else {
+		s.endWord()
+	}
+	switch c {
+	case '(', '[', '{':
+		s.depth++
+	case ')', ']', '}':
+		s.depth--
+	case ';':
+		s.ends = append(s.ends, i+1)
+		s.start, s.depth, s.ifs = i+1, 0, 0
+	}
+	s.unaries = countUnary(s.unaries, c)
+	switch {
+	case s.depth > maxBrackets || s.ifs > maxBrackets:
+		return "nested too deeply"
+	case s.unaries > maxUnary:
+		return "more than four ! or - in a row"
+	case i-s.start > maxPolicyBytes:
+		return fmt.Sprintf("a policy longer than %d bytes", maxPolicyBytes)
+	}
+	return ""
 }
 
 // skipOpaque measures a string, a comment or a character outside ASCII at the beginning of text: nothing in them counts
@@ -113,6 +118,13 @@ func isHidden(r rune) bool {
 
 func isWord(c byte) bool {
 	return c == '_' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+}
+
+func (s *scan) endWord() {
+	if string(s.word) == "if" {
+		s.ifs++
+	}
+	s.word = s.word[:0]
 }
 
 func countUnary(n int, c byte) int {
