@@ -276,7 +276,22 @@ func (t *Tree) giveJoinGrant(ctx context.Context, c *child, p *process) error {
 			told = current
 			continue
 		}
+		if c.role != Engine {
+			t.awaitEngine(ctx)
+		}
 		return t.hand(p, token)
+	}
+}
+
+// awaitEngine lets those who will call the engine come after it, so that a hub starts without a warning. It is a courtesy: they
+// can wait for it themselves, and do when it is stopped or keeps dying.
+func (t *Tree) awaitEngine(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	for _, c := range t.children {
+		if c.role == Engine {
+			_ = c.wait(ctx, func() bool { return c.ready || !c.wanted })
+		}
 	}
 }
 
