@@ -16,11 +16,11 @@ import (
 
 // claims are what a task's JWT says beside the registered ones.
 type claims struct {
-	Scope   string `json:"scope"`
-	Run     string `json:"run"`
-	Permit  string `json:"permit"`
-	Lease   string `json:"lease"`
-	TokenID string `json:"jti"`
+	Scope  string `json:"scope"`
+	Run    string `json:"cardea/run"`
+	Permit string `json:"cardea/permit"`
+	// Lease is the token's own id: it was issued under that name.
+	Lease string `json:"jti"`
 }
 
 // verifier checks tokens against an issuer that it discovers once and whose keys it caches, as go-oidc does.

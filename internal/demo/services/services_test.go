@@ -84,7 +84,7 @@ var clock = time.Date(2026, 5, 1, 6, 0, 0, 0, time.UTC)
 func (is *issuer) claims(audience string) map[string]any {
 	return map[string]any{
 		"iss": is.URL, "sub": "spiffe://cardea.local/wf/payroll/pay-run/task/do/0/x", "aud": audience, "iat": clock.Unix(),
-		"exp": clock.Add(time.Minute).Unix(), "scope": "transfers:read transfers:write", "run": "run_1", "permit": "prm_1", "lease": "lse_1",
+		"exp": clock.Add(time.Minute).Unix(), "scope": "transfers:read transfers:write", "cardea/run": "run_1", "cardea/permit": "prm_1", "jti": "lse_1",
 	}
 }
 
