@@ -17,6 +17,8 @@ type walker struct {
 	funcs  map[string]int  // the expression's own functions in sight, name/arity
 	active map[string]bool // those whose body is being walked: calling one is recursion
 	lhs    bool            // inside a path that something may be written to, or a function that may become one
+	target bool            // directly inside the left side of an assignment
+	steps  int             // of that left side, as written
 }
 
 // refuse ends the walk.
@@ -105,10 +107,7 @@ func (w *walker) operator(q *gojq.Query) {
 // assignment walks `path = value` and its kin. An arithmetic update `path op= value` becomes
 // `value as $__rhs | path |= . op $__rhs`, which is its definition, so that the meter sees both operands.
 func (w *walker) assignment(q *gojq.Query) {
-	outer := w.lhs
-	w.lhs = true
-	w.query(q.Left)
-	w.lhs = outer
+	w.path(q.Left)
 	w.query(q.Right)
 	op, arithmetic := updates[q.Op]
 	if !arithmetic {
@@ -122,6 +121,18 @@ func (w *walker) assignment(q *gojq.Query) {
 		Left: paren(q.Right), Op: gojq.OpPipe, Patterns: []*gojq.Pattern{{Name: "$__rhs"}},
 		Right: &gojq.Query{Left: q.Left, Op: gojq.OpModify, Right: update},
 	}
+}
+
+// path walks what is assigned to. Each place costs as much as its path is long, which no meter sees: the interpreter makes
+// these paths itself. So a path may only be as long as it is written, plus the depth of what `..` descends.
+func (w *walker) path(q *gojq.Query) {
+	lhs, target, steps := w.lhs, w.target, w.steps
+	w.lhs, w.target, w.steps = true, true, 0
+	w.query(q)
+	if w.steps > pathLimit {
+		w.costly("", "", "a path of more than %d steps is written to", pathLimit)
+	}
+	w.lhs, w.target, w.steps = lhs, target, steps
 }
 
 var updates = map[gojq.Operator]gojq.Operator{
@@ -153,7 +164,11 @@ func (w *walker) define(key string, d *gojq.FuncDef) {
 
 func (w *walker) term(t *gojq.Term) {
 	switch t.Type {
-	case gojq.TermTypeIdentity, gojq.TermTypeRecurse, gojq.TermTypeNull, gojq.TermTypeTrue, gojq.TermTypeFalse, gojq.TermTypeBreak:
+	case gojq.TermTypeRecurse:
+		if w.steps += pathLimit / 4; w.target {
+			w.before(t, fnShallow)
+		}
+	case gojq.TermTypeIdentity, gojq.TermTypeNull, gojq.TermTypeTrue, gojq.TermTypeFalse, gojq.TermTypeBreak:
 	case gojq.TermTypeNumber:
 		w.number(t.Number)
 	case gojq.TermTypeIndex:
@@ -178,10 +193,11 @@ func (w *walker) term(t *gojq.Term) {
 	case gojq.TermTypeTry:
 		w.query(t.Try.Body)
 		w.query(t.Try.Catch)
-	case gojq.TermTypeReduce:
-		w.loop(t.Reduce.Patterns, t.Reduce.Query, t.Reduce.Start, t.Reduce.Update)
-	case gojq.TermTypeForeach:
-		w.loop(t.Foreach.Patterns, t.Foreach.Query, t.Foreach.Start, t.Foreach.Update, t.Foreach.Extract)
+	case gojq.TermTypeReduce, gojq.TermTypeForeach:
+		if w.target {
+			w.costly("", "", "a loop is written through")
+		}
+		w.iteration(t)
 	case gojq.TermTypeLabel:
 		w.query(t.Label.Body)
 	case gojq.TermTypeQuery:
@@ -194,6 +210,7 @@ func (w *walker) term(t *gojq.Term) {
 
 // suffixes makes `.a[]` (.a | meter)[]: iterating copies the level iterated, and writing through a path copies each level of it.
 func (w *walker) suffixes(t *gojq.Term) {
+	w.steps += len(t.SuffixList)
 	for i := 0; i < len(t.SuffixList); i++ {
 		s := t.SuffixList[i]
 		if s.Index != nil {
@@ -209,6 +226,7 @@ func (w *walker) suffixes(t *gojq.Term) {
 }
 
 func (w *walker) index(x *gojq.Index) {
+	w.steps++
 	if x.Str != nil {
 		w.str(x.Str)
 	}
@@ -222,24 +240,9 @@ func (w *walker) index(x *gojq.Index) {
 			}
 			continue
 		}
-		w.query(*q)
+		w.aside(*q)
 		*q = pass(*q, fnIndex)
 	}
-}
-
-func literalInt(q *gojq.Query) (float64, bool) {
-	if q.Term == nil || len(q.Term.SuffixList) > 0 {
-		return 0, false
-	}
-	t, sign := q.Term, 1.0
-	if t.Type == gojq.TermTypeUnary && t.Unary.Op == gojq.OpSub {
-		t, sign = t.Unary.Term, -1
-	}
-	if t.Type != gojq.TermTypeNumber || len(t.SuffixList) > 0 {
-		return 0, false
-	}
-	n, err := strconv.ParseFloat(t.Number, 64)
-	return sign * n, err == nil
 }
 
 func (w *walker) number(s string) {
@@ -275,7 +278,7 @@ func (w *walker) format(t *gojq.Term) {
 func (w *walker) before(t *gojq.Term, meterFn string) {
 	inner := *t
 	inner.SuffixList = nil
-	q := &gojq.Query{Left: meterCall(meterFn), Op: gojq.OpPipe, Right: &gojq.Query{Term: &inner}}
+	q := pipe(meterCall(meterFn), &gojq.Query{Term: &inner})
 	*t = gojq.Term{Type: gojq.TermTypeQuery, Query: q, SuffixList: t.SuffixList}
 }
 
@@ -292,14 +295,31 @@ func (w *walker) object(o *gojq.Object) {
 	}
 }
 
+// aside walks what stands inside a path that is written to and is not part of it.
+func (w *walker) aside(q *gojq.Query) {
+	target, steps := w.target, w.steps
+	w.target = false
+	w.query(q)
+	w.target, w.steps = target, steps
+}
+
 func (w *walker) conditional(c *gojq.If) {
-	w.query(c.Cond)
+	w.aside(c.Cond)
 	w.query(c.Then)
 	for _, e := range c.Elif {
-		w.query(e.Cond)
+		w.aside(e.Cond)
 		w.query(e.Then)
 	}
 	w.query(c.Else)
+}
+
+func (w *walker) iteration(t *gojq.Term) {
+	if r := t.Reduce; r != nil {
+		w.loop(r.Patterns, r.Query, r.Start, r.Update)
+	}
+	if f := t.Foreach; f != nil {
+		w.loop(f.Patterns, f.Query, f.Start, f.Update, f.Extract)
+	}
 }
 
 func (w *walker) loop(patterns []*gojq.Pattern, parts ...*gojq.Query) {
@@ -359,6 +379,9 @@ func (w *walker) call(t *gojq.Term) {
 		if w.active[key] {
 			w.costly(f.Name, "", "the function %s calls itself", f.Name)
 		}
+		if w.target {
+			w.costly(f.Name, "write the path out", "the function %s is written through", f.Name)
+		}
 		return
 	}
 	if on := ambient[f.Name]; on != "" {
@@ -378,7 +401,13 @@ func (w *walker) call(t *gojq.Term) {
 	if f.Name == "getpath" && w.lhs {
 		w.costly(f.Name, "use setpath", "getpath is written through")
 	}
-	w.builtin(t, r)
+	if f.Name == "recurse" && w.target {
+		w.steps += pathLimit / 4
+		r.in = fnShallow
+	}
+	if !w.pathFunction(t) {
+		w.builtin(t, r)
+	}
 }
 
 // mends says what to write instead of the commonest functions that are refused.
@@ -388,14 +417,19 @@ var mends = map[string]string{
 	"range": "iterate over the data itself", "leaf_paths": "use paths(scalars)",
 }
 
-// argument walks one. What a path function is given may be written through.
+// argument walks one. What a path function is given may be written through; what first and last are given is part of the
+// path that they stand in, and what any other is given is not.
 func (w *walker) argument(name string, q *gojq.Query) {
 	outer := w.lhs
 	switch name {
+	case "first", "last":
+		w.query(q)
 	case "map_values", "walk", "del", "paths", "path", "with_entries":
 		w.lhs = true
+		w.aside(q)
+	default:
+		w.aside(q)
 	}
-	w.query(q)
 	w.lhs = outer
 }
 
@@ -414,46 +448,30 @@ func (w *walker) builtin(t *gojq.Term, r rule) {
 	}
 }
 
-// plainFormat admits a literal without digits: a width such as %999999999d is an allocation of that size.
-func plainFormat(q *gojq.Query) bool {
-	return q.Term != nil && q.Term.Type == gojq.TermTypeString && len(q.Term.SuffixList) == 0 &&
-		q.Term.Str.Queries == nil && len(q.Term.Str.Str) < 100 && !strings.ContainsAny(q.Term.Str.Str, "0123456789")
-}
-
-// pass makes q `(q) | meter`. What cannot be large passes as it is. The metering functions give back the very value that
-// they are given, so that a path stays a path.
-func pass(q *gojq.Query, meterFn string) *gojq.Query {
-	if small(q) && meterFn != fnIndex && meterFn != fnFactor {
-		return q
-	}
-	return &gojq.Query{Left: paren(q), Op: gojq.OpPipe, Right: meterCall(meterFn)}
-}
-
-// small says whether q is a literal scalar: no larger than the expression. An index or a factor is not harmless for that.
-func small(q *gojq.Query) bool {
-	if q.Term == nil || len(q.FuncDefs) > 0 || len(q.Term.SuffixList) > 0 {
+// pathFunction writes out the functions that make paths, so that each path is charged for by its length:
+//
+//	path(f)   path(f) | meter
+//	del(f)    meter | delpaths([path(f) | meter] | meter)
+//	paths(f)  path(.. | select(f)) | meter | select(. != [])
+func (w *walker) pathFunction(t *gojq.Term) bool {
+	f := t.Func
+	var q *gojq.Query
+	switch {
+	case f.Name == "path":
+		q = pass(call("path", f.Args[0]), fnFlat)
+	case f.Name == "del":
+		list := &gojq.Query{Term: &gojq.Term{Type: gojq.TermTypeArray, Array: &gojq.Array{Query: pass(call("path", f.Args[0]), fnFlat)}}}
+		q = pipe(meterCall(fnDeep), call("delpaths", pass(list, fnDeep)))
+	case f.Name == "paths":
+		all := &gojq.Query{Term: &gojq.Term{Type: gojq.TermTypeRecurse}}
+		if len(f.Args) == 1 {
+			all = pipe(all, call("select", f.Args[0]))
+		}
+		empty := &gojq.Query{Term: &gojq.Term{Type: gojq.TermTypeArray, Array: &gojq.Array{}}}
+		q = pipe(pass(call("path", all), fnFlat), call("select", &gojq.Query{Left: identity(), Op: gojq.OpNe, Right: empty}))
+	default:
 		return false
 	}
-	switch q.Term.Type {
-	case gojq.TermTypeNumber, gojq.TermTypeNull, gojq.TermTypeTrue, gojq.TermTypeFalse:
-		return true
-	case gojq.TermTypeString:
-		return q.Term.Str.Queries == nil && len(q.Term.Str.Str) < 64
-	}
-	return false
-}
-
-func meterCall(name string) *gojq.Query {
-	f := &gojq.Func{Name: name, Args: []*gojq.Query{variable(meterVar)}}
-	return &gojq.Query{Term: &gojq.Term{Type: gojq.TermTypeFunc, Func: f}}
-}
-
-func variable(name string) *gojq.Query {
-	return &gojq.Query{Term: &gojq.Term{Type: gojq.TermTypeFunc, Func: &gojq.Func{Name: name}}}
-}
-
-func identity() *gojq.Query { return &gojq.Query{Term: &gojq.Term{Type: gojq.TermTypeIdentity}} }
-
-func paren(q *gojq.Query) *gojq.Query {
-	return &gojq.Query{Term: &gojq.Term{Type: gojq.TermTypeQuery, Query: q}}
+	*t = gojq.Term{Type: gojq.TermTypeQuery, Query: q, SuffixList: t.SuffixList}
+	return true
 }
