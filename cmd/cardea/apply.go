@@ -175,7 +175,7 @@ func (h *hub) outcome(plan *cardeav1.PlanResponse, done *cardeav1.ApplyResponse,
 			return err
 		}
 	} else if done != nil {
-		if err := h.out.Print(cli.AppliedLines(done)...); err != nil {
+		if err := h.out.Print(cli.AppliedLines(plan, done)...); err != nil {
 			return err
 		}
 	}

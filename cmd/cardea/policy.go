@@ -36,14 +36,19 @@ func (a *app) policyExplainCommand() *cobra.Command {
 	})
 }
 
-// policyText looks up the text of a policy; what cannot be read now is shown by its id alone.
+// policyText looks policies up by id. What the person may not read, and the baseline, are shown by their ids alone.
 func (h *hub) policyText(ctx context.Context) func(id string) string {
+	answer, err := h.Control.List(ctx, &cardeav1.ListRequest{Kind: "Policy"})
+	if err != nil {
+		return func(string) string { return "" }
+	}
 	return func(id string) string {
-		answer, err := h.Control.Get(ctx, &cardeav1.GetRequest{Kind: "Policy", Name: id})
-		if err != nil {
-			return ""
+		for _, file := range answer.GetResources() {
+			if text := cli.PolicyExcerpt(string(file.GetBody()), id); text != "" {
+				return text
+			}
 		}
-		return string(answer.GetResource().GetBody())
+		return ""
 	}
 }
 

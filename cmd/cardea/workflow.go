@@ -77,7 +77,7 @@ func (a *app) workflowLintCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "lint FILE...", Short: "Check definitions without a hub", Args: atLeastOne("FILE"),
 		Long: "Compiles each definition as a hub would, and says with line and column what is wrong, what cannot run, and whose privileges\n" +
-			"could not be decided beforehand. Ends with 1 if a definition has errors. - reads standard input.",
+			"could not be decided beforehand. Files of other resources are skipped. Ends with 1 if a definition has errors. - reads standard input.",
 		Example: "  cardea workflow lint payroll/*.yaml -o json",
 	}
 	a.outputFlag(c)
@@ -85,15 +85,18 @@ func (a *app) workflowLintCommand() *cobra.Command {
 		if err := a.checkFormat(); err != nil {
 			return err
 		}
-		findings := []claims.Finding{}
+		findings, checked := []claims.Finding{}, 0
 		for _, name := range files {
-			found, err := a.lint(name)
+			found, isDefinition, err := a.lint(name)
 			if err != nil {
 				return cli.Fail(cli.Usage, "", "%s", err.Error()).Because(err)
 			}
 			findings = append(findings, found...)
+			if isDefinition {
+				checked++
+			}
 		}
-		return a.printLint(len(files), findings)
+		return a.printLint(checked, findings)
 	}
 	return c
 }
@@ -101,9 +104,9 @@ func (a *app) workflowLintCommand() *cobra.Command {
 // maxDefinition is more than any definition; the parser has limits of its own.
 const maxDefinition = 16 << 20
 
-func (a *app) lint(name string) ([]claims.Finding, error) {
+// lint checks one file. Files of other resources are left to apply, so that a whole folder can be named.
+func (a *app) lint(name string) (findings []claims.Finding, isDefinition bool, err error) {
 	var text []byte
-	var err error
 	if name == "-" {
 		name = "standard input"
 		text, err = readAtMost(a.in, maxDefinition)
@@ -111,16 +114,21 @@ func (a *app) lint(name string) ([]claims.Finding, error) {
 		text, err = readFile(name, maxDefinition)
 	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	_, findings := source.Compile(name, text, flow.Options{Profile: true})
+	if resources, _, err := source.LoadResources(name, text); err == nil && len(resources) > 0 && !slices.ContainsFunc(resources, looksLikeWorkflow) {
+		return nil, false, nil
+	}
+	_, findings = source.Compile(name, text, flow.Options{Profile: true})
 	for i := range findings {
 		if findings[i].File == "" {
 			findings[i].File = name
 		}
 	}
-	return findings, nil
+	return findings, true, nil
 }
+
+func looksLikeWorkflow(r source.RawResource) bool { return r.Kind == "" || r.Kind == "Workflow" }
 
 func (a *app) printLint(files int, findings []claims.Finding) error {
 	var err error

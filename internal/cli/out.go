@@ -155,6 +155,9 @@ func (o *Out) Print(lines ...Line) error {
 // Say writes one formatted line.
 func (o *Out) Say(format Safe, args ...any) error { return o.Print(L(F(format, args...))) }
 
+// widestColumn keeps one long cell from pushing the rest of every row off the screen: beyond it, only its own row gives way.
+const widestColumn = 90
+
 // Table lays rows out in columns that are as wide as their widest cell. head may be empty.
 func Table(head []Safe, rows [][]Line) []Line {
 	all := rows
@@ -171,7 +174,9 @@ func Table(head []Safe, rows [][]Line) []Line {
 			if i == len(widths) {
 				widths = append(widths, 0)
 			}
-			widths[i] = max(widths[i], cell.Width())
+			if w := cell.Width(); w <= widestColumn {
+				widths[i] = max(widths[i], w)
+			}
 		}
 	}
 	lines := make([]Line, len(all))
@@ -181,7 +186,7 @@ func Table(head []Safe, rows [][]Line) []Line {
 			lines[n] = append(lines[n], cell...)
 			end += widths[i] + 2
 			if i < len(row)-1 {
-				lines[n] = lines[n].Pad(end)
+				lines[n] = lines[n].Pad(max(end, lines[n].Width()+2*min(1, cell.Width())))
 			}
 		}
 	}

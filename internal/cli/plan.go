@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"slices"
 	"strings"
 
 	cardeav1 "cardea/api/cardea/v1"
@@ -219,10 +220,13 @@ func Changes(p *cardeav1.PlanResponse) bool {
 	return false
 }
 
-// AppliedLines is the outcome of applying, with what the hub warns of.
-func AppliedLines(a *cardeav1.ApplyResponse) []Line {
+// AppliedLines is the outcome of applying, with what the hub warns of beyond what the plan has said.
+func AppliedLines(p *cardeav1.PlanResponse, a *cardeav1.ApplyResponse) []Line {
 	var lines []Line
 	for _, w := range a.GetWarnings() {
+		if slices.Contains(p.GetWarnings(), w) {
+			continue
+		}
 		lines = append(lines, Line{{"! ", Yellow}, {Text: Clean(w)}})
 	}
 	if a.GetApplied() {

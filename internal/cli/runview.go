@@ -206,7 +206,7 @@ func taskSays(t *cardeav1.TaskState) Line {
 	case t.GetStatus() == "in_doubt":
 		return Line{{"in doubt: it may have been delivered; a person must decide", Red}}
 	case v.GetOutcome() == cardeav1.Outcome_OUTCOME_DENY:
-		return Line{{"denied: " + Clean(v.GetReason()), Red}}
+		return Line{{"denied: " + reason(v), Red}}
 	case t.GetStatus() == "faulted":
 		return Line{{Clean(problemText(t.GetErrorJson())), Red}}
 	case v.GetOutcome() == cardeav1.Outcome_OUTCOME_ALLOW && len(v.GetPolicies()) > 0:
@@ -215,6 +215,11 @@ func taskSays(t *cardeav1.TaskState) Line {
 		return Line{{"skipped", Dim}}
 	}
 	return nil
+}
+
+// reason is why a verdict is what it is, without the word that stands before it anyway.
+func reason(v *cardeav1.Verdict) Safe {
+	return Clean(strings.TrimPrefix(v.GetReason(), "denied: "))
 }
 
 // problemText is the sentence of an RFC 7807 problem.
@@ -254,10 +259,25 @@ func RunTail(r *cardeav1.Run) []Line {
 			lines = append(lines, L(F("  why: cardea policy explain %s %s", r.GetId(), TaskName(t.GetTask()))))
 		}
 	}
+	lines = append(lines, outputLines(r, 400)...)
 	if c := r.GetClosure(); c != nil {
 		lines = append(lines, ClosureLine(c))
 	}
 	return lines
+}
+
+// outputLines is the run's output when it is worth reading here: at most so many bytes.
+func outputLines(r *cardeav1.Run, most int) []Line {
+	out := r.GetOutputJson()
+	switch {
+	case len(out) == 0 || string(out) == "null":
+		return nil
+	case len(out) <= 60:
+		return []Line{L(F("output: %s", string(out)))}
+	case len(out) > most:
+		return []Line{L(F("output: %d bytes; cardea run show %s shows it", len(out), r.GetId()))}
+	}
+	return append([]Line{L("output:")}, Indent(2, BodyLines(out))...)
 }
 
 // ClosureLine counts what a run was given and what has ended.

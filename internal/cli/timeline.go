@@ -40,6 +40,9 @@ func Timeline(r *cardeav1.Run, e *cardeav1.ExplainResponse, me string) []Line {
 			delete(byTask, key)
 		}
 	}
+	if out := outputLines(r, 1<<20); len(out) > 0 {
+		lines = append(append(lines, Line{}), out...)
+	}
 	if tail := closing(r, e); len(tail) > 0 {
 		lines = append(append(lines, Line{}), tail...)
 	}
@@ -174,7 +177,7 @@ func verdictLine(before Safe, v *cardeav1.Verdict) Line {
 	case cardeav1.Outcome_OUTCOME_ALLOW:
 		return L(before).Add(Green, "allowed").Add(Plain, prefixed(" by ", by))
 	case cardeav1.Outcome_OUTCOME_DENY:
-		return L(before).Add(Red, "denied").Add(Plain, prefixed(" by ", by)+prefixed(": ", Clean(v.GetReason())))
+		return L(before).Add(Red, "denied").Add(Plain, prefixed(" by ", by)+prefixed(": ", reason(v)))
 	case cardeav1.Outcome_OUTCOME_PENDING:
 		return L(before).Add(Yellow, "pending").Add(Plain, prefixed(", asked for by ", by)+prefixed(": ", Clean(v.GetReason())))
 	case cardeav1.Outcome_OUTCOME_IN_DOUBT:
@@ -216,6 +219,8 @@ func leaseEnd(lease *cardeav1.LeaseRecord) Safe {
 	switch {
 	case lease.GetEndedAt() != nil:
 		return F(" → %s %s", lease.GetState(), Clock(lease.GetEndedAt().AsTime()))
+	case lease.GetExpiresAt() != nil && lease.GetState() == "issued":
+		return " → lives until " + Clock(lease.GetExpiresAt().AsTime())
 	case lease.GetExpiresAt() != nil:
 		return F(" → %s, expires %s", lease.GetState(), Clock(lease.GetExpiresAt().AsTime()))
 	}

@@ -3,7 +3,10 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
+	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 
@@ -122,7 +125,7 @@ func ResourceLines(r *cardeav1.Resource) []Line {
 	if len(r.GetUsedBy()) > 0 {
 		lines = append(lines, L("used by "+Join(r.GetUsedBy(), ", ")))
 	}
-	return append(append(lines, Line{}), BodyLines(r.GetBody())...)
+	return append(append(lines, Line{}), TreeLines(r.GetBody())...)
 }
 
 // BodyLines is a body for reading: JSON indented, other text as it is.
@@ -132,6 +135,78 @@ func BodyLines(body []byte) []Line {
 		body = indented.Bytes()
 	}
 	return textLines(string(body))
+}
+
+// TreeLines is a JSON document as an outline, strings that hold JSON themselves unfolded. It is for reading, not for parsing.
+func TreeLines(body []byte) []Line {
+	var v any
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.UseNumber()
+	if d.Decode(&v) != nil || d.More() {
+		return textLines(string(body))
+	}
+	return tree("", v, 0)
+}
+
+// maxTree bounds what unfolding can add.
+const maxTree = 32
+
+func tree(label Safe, v any, depth int) []Line {
+	switch v := v.(type) {
+	case map[string]any:
+		return branch(label, objectLines(v, depth))
+	case []any:
+		return branch(label, listLines(v, depth))
+	case string:
+		var inner map[string]any
+		if depth < maxTree && strings.HasPrefix(v, "{") && json.Unmarshal([]byte(v), &inner) == nil {
+			return branch(label, objectLines(inner, depth))
+		}
+		return []Line{{{label, Dim}, {Text: Clean(v)}}}
+	}
+	return []Line{{{label, Dim}, {Text: F("%v", v)}}}
+}
+
+func branch(label Safe, lines []Line) []Line {
+	if label == "" {
+		return lines
+	}
+	if len(lines) == 0 {
+		return []Line{{{label, Dim}, {Text: "none"}}}
+	}
+	return append([]Line{{{label, Dim}}}, Indent(2, lines)...)
+}
+
+func objectLines(o map[string]any, depth int) []Line {
+	var lines []Line
+	for _, name := range slices.Sorted(maps.Keys(o)) {
+		lines = append(lines, tree(Clean(name)+": ", o[name], depth+1)...)
+	}
+	return lines
+}
+
+// listLines puts short lists on one line and marks the items of others.
+func listLines(items []any, depth int) []Line {
+	var words []string
+	for _, item := range items {
+		if s, ok := item.(string); ok && !strings.HasPrefix(s, "{") {
+			words = append(words, s)
+		}
+	}
+	if one := Join(words, ", "); len(words) == len(items) && one.Width() <= widestColumn {
+		return []Line{L(one)}
+	}
+	var lines []Line
+	for _, item := range items {
+		for i, l := range tree("", item, depth+1) {
+			mark := Safe("  ")
+			if i == 0 {
+				mark = "- "
+			}
+			lines = append(lines, append(Line{{mark, Dim}}, l...))
+		}
+	}
+	return lines
 }
 
 // textLines cleans text line by line; tabs become spaces.
@@ -148,6 +223,11 @@ func WorkflowTable(resources []*cardeav1.Resource) []Line {
 	if len(resources) == 0 {
 		return []Line{L("no workflows")}
 	}
+	resources = slices.SortedStableFunc(slices.Values(resources), func(a, b *cardeav1.Resource) int {
+		nameA, _, _ := strings.Cut(a.GetName(), "@")
+		nameB, _, _ := strings.Cut(b.GetName(), "@")
+		return strings.Compare(nameA, nameB)
+	})
 	rows := make([][]Line, len(resources))
 	for i, r := range resources {
 		name, version, _ := strings.Cut(r.GetName(), "@")
@@ -222,4 +302,38 @@ func policyTexts(ids []string, text func(id string) string, shown map[string]boo
 		}
 	}
 	return lines
+}
+
+// PolicyExcerpt is the statement with this id in a file of Cedar, with the comments above it; empty if it is not there.
+func PolicyExcerpt(file, id string) string {
+	for _, statement := range cedarStatements(file) {
+		if strings.Contains(statement, "@id("+strconv.Quote(id)+")") {
+			return strings.TrimSpace(statement)
+		}
+	}
+	return ""
+}
+
+// cedarStatements cuts a file after each semicolon that stands outside strings and comments. It serves reading alone.
+func cedarStatements(file string) []string {
+	var statements []string
+	start := 0
+	for i := 0; i < len(file); i++ {
+		switch {
+		case file[i] == '"':
+			for i++; i < len(file) && file[i] != '"'; i++ {
+				if file[i] == '\\' {
+					i++
+				}
+			}
+		case strings.HasPrefix(file[i:], "//"):
+			for i < len(file) && file[i] != '\n' {
+				i++
+			}
+		case file[i] == ';':
+			statements = append(statements, file[start:i+1])
+			start = i + 1
+		}
+	}
+	return statements
 }
