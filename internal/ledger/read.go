@@ -21,7 +21,7 @@ type Record struct {
 }
 
 // Erased says whether the payload is gone.
-func (r Record) Erased() bool { return r.Salt == nil }
+func (r Record) Erased() bool { return len(r.Salt) == 0 }
 
 // Proof shows that a record is in the tree that a checkpoint signs.
 type Proof struct {

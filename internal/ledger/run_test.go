@@ -271,9 +271,7 @@ func TestPublishedTilesVerify(t *testing.T) {
 	f.start()
 	var ids []string
 	for range 7 {
-		for i := range 90 {
-			ids = append(ids, f.append(testEntry(i))...)
-		}
+		ids = append(ids, f.append(testEntries(90)...)...)
 		f.wait()
 		f.checkPublished(dir, int64(len(ids)))
 	}
@@ -341,9 +339,7 @@ func TestPublishingResumes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "public")
 			f := newFixture(t, func(c *Config) { c.Publish = dir })
-			for i := range 300 {
-				f.append(testEntry(i))
-			}
+			f.append(testEntries(300)...)
 			f.runOnce()
 			f.checkPublished(dir, 300)
 			if err := damage(dir); err != nil {
