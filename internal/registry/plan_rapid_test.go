@@ -189,3 +189,16 @@ func TestNarrows(t *testing.T) {
 		t.Error("nothing was ever narrowed")
 	}
 }
+
+// TestNarrowsUncovers: an entry that shrinks leaves its requests to a later one, which shows policy other facts.
+func TestNarrowsUncovers(t *testing.T) {
+	allow := func(text string) []Allow { return decodeConnection(t, bankBody("allow", text)).Allow }
+	const second = `{"methods":["POST"],"path":"/a","facts":{"g":"/g"}}`
+	before := allow(`[{"methods":["PUT","POST"],"path":"/a","facts":{"f":"/f"}},` + second + `]`)
+	if narrows(before, allow(`[{"methods":["PUT"],"path":"/a","facts":{"f":"/f"}},`+second+`]`)) {
+		t.Error("POST /a shows policy g instead of f, and that counts as narrowing")
+	}
+	if !narrows(before, allow(`[{"methods":["PUT"],"path":"/a","facts":{"f":"/f"}}]`)) {
+		t.Error("POST /a is gone, and that counts as widening")
+	}
+}

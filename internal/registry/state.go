@@ -84,7 +84,7 @@ func (s *State) add(r Stored, before *State) error {
 	if err != nil {
 		return err
 	}
-	if canonical.Digest != r.Digest {
+	if canonical.Digest != r.Digest || string(canonical.Body) != string(r.Body) {
 		return fmt.Errorf("%s: its body has digest %s and not the %s that was recorded", id, canonical.Digest, r.Digest)
 	}
 	s.put(r, object)

@@ -32,9 +32,9 @@ func WorkflowName(process, workflow, version string) string {
 
 // SplitWorkflowName reads <process>/<workflow> with an optional @<version>.
 func SplitWorkflowName(name string) (process, workflow, version string, err error) {
-	title, version, _ := strings.Cut(name, "@")
+	title, version, versioned := strings.Cut(name, "@")
 	process, workflow, ok := strings.Cut(title, "/")
-	if !ok || checkName(process) != nil || checkName(workflow) != nil || version != "" && !semver.IsValid("v"+version) {
+	if !ok || checkName(process) != nil || checkName(workflow) != nil || versioned && !semver.IsValid("v"+version) {
 		return "", "", "", fmt.Errorf("%q is not <process>/<workflow> or <process>/<workflow>@<version>", name)
 	}
 	return process, workflow, version, nil
