@@ -62,7 +62,7 @@ func Run(ctx context.Context, spec Spec) error {
 
 func newHost(spec Spec, logTo io.Writer) (*Host, error) {
 	c := spec.Config.common()
-	log, err := newLogger(logTo, c)
+	log, err := newLogger(logTo, spec.Role, c)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func newHost(spec Spec, logTo io.Writer) (*Host, error) {
 }
 
 // newLogger writes text for people or JSON for machines, times in UTC with milliseconds.
-func newLogger(w io.Writer, c *Common) (*slog.Logger, error) {
+func newLogger(w io.Writer, roleName string, c *Common) (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
 		return nil, fmt.Errorf("--log-level: %w", err)
@@ -96,8 +96,8 @@ func newLogger(w io.Writer, c *Common) (*slog.Logger, error) {
 		}
 		return a
 	}}
-	if c.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, opts)), nil
+	if c.LogFormat == "json" { // machines merge logs; a supervisor's text lines begin with the process's name
+		return slog.New(slog.NewJSONHandler(w, opts)).With("role", roleName, "name", c.Name), nil
 	}
 	return slog.New(slog.NewTextHandler(w, opts)), nil
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"sync"
 	"time"
+	"unicode"
 )
 
 // maxLine bounds one line of a child's log; the rest of a longer one follows as a line of its own.
@@ -43,7 +44,17 @@ func (l *logs) line(name string, n int, line []byte) {
 	if l.color {
 		prefix = fmt.Sprintf("\x1b[%dm%s\x1b[0m", 31+n%6, prefix)
 	}
-	_, _ = fmt.Fprintf(l.w, "%s %s\n", prefix, line)
+	_, _ = fmt.Fprintf(l.w, "%s %s\n", prefix, visible(line))
+}
+
+// visible shows control characters instead of sending them to a terminal: a log line may quote what a stranger sent.
+func visible(line []byte) []byte {
+	return bytes.Map(func(r rune) rune {
+		if r != '\t' && unicode.IsControl(r) {
+			return '\ufffd'
+		}
+		return r
+	}, line)
 }
 
 // lineWriter is a child's standard output and error. Writes do not overlap (exec.Cmd).
