@@ -48,6 +48,8 @@ func (r *Runner) converse(ctx context.Context) error {
 		return fmt.Errorf("open session: %w", err)
 	}
 	defer func() { _ = stream.CloseResponse() }()
+	// The context alone does not end the stream: HTTP/2 sees it only when the request's body, a pipe, ends too.
+	context.AfterFunc(streamCtx, func() { _ = stream.CloseRequest() })
 	s := r.attach(end)
 	defer r.detach(s)
 	sender := make(chan struct{})
