@@ -30,7 +30,7 @@ func (a *app) approvalListCommand() *cobra.Command {
 			return err
 		}
 		return h.show(answer, func() []cli.Line {
-			return cli.ApprovalTable(answer.GetApprovals(), h.profile.Keys(), a.now())
+			return h.out.Fit(cli.ApprovalTable(answer.GetApprovals(), h.profile.Keys(), a.now()))
 		})
 	})
 }

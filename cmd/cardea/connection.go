@@ -16,7 +16,7 @@ func (a *app) connectionCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return h.show(answer, func() []cli.Line { return cli.ConnectionTable(answer.GetResources()) })
+		return h.show(answer, func() []cli.Line { return h.out.Fit(cli.ConnectionTable(answer.GetResources())) })
 	})
 	show := &cobra.Command{
 		Use: "show CONNECTION", Short: "What may be asked of a target system, and who uses it", Args: exactly("CONNECTION"),

@@ -29,7 +29,7 @@ func (a *app) leaseListCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return h.show(answer, func() []cli.Line { return cli.LeaseTable(answer.GetLeases(), a.now()) })
+		return h.show(answer, func() []cli.Line { return h.out.Fit(cli.LeaseTable(answer.GetLeases(), a.now())) })
 	})
 }
 

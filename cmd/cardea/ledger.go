@@ -83,7 +83,7 @@ func (h *hub) printTail(ctx context.Context, from, size uint64) error {
 		for i, e := range all.GetEntries() {
 			lines[i] = cli.EntryLine(e)
 		}
-		return lines
+		return h.out.Fit(lines)
 	})
 }
 
@@ -100,7 +100,7 @@ func (h *hub) printNew(ctx context.Context, from uint64) (uint64, error) {
 		if h.json() {
 			err = cli.WriteMessageLine(h.app.out, e)
 		} else {
-			err = h.out.Print(cli.EntryLine(e))
+			err = h.out.Print(h.out.Fit([]cli.Line{cli.EntryLine(e)})...)
 		}
 		if err != nil {
 			return from, err

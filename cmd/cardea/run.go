@@ -132,7 +132,7 @@ func (a *app) runListCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return h.show(answer, func() []cli.Line { return cli.RunTable(answer.GetRuns(), h.me(), a.now()) })
+		return h.show(answer, func() []cli.Line { return h.out.Fit(cli.RunTable(answer.GetRuns(), h.me(), a.now())) })
 	})
 }
 

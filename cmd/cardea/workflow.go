@@ -26,7 +26,7 @@ func (a *app) workflowListCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return h.show(answer, func() []cli.Line { return cli.WorkflowTable(answer.GetResources()) })
+		return h.show(answer, func() []cli.Line { return h.out.Fit(cli.WorkflowTable(answer.GetResources())) })
 	})
 }
 

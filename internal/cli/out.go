@@ -152,6 +152,16 @@ func (o *Out) Print(lines ...Line) error {
 	return nil
 }
 
+// Fit cuts the lines of a table to the terminal, where a row that wraps is two. Elsewhere nothing is cut.
+func (o *Out) Fit(lines []Line) []Line {
+	cols, _ := o.Size()
+	fitted := make([]Line, len(lines))
+	for i, l := range lines {
+		fitted[i] = l.Cut(cols)
+	}
+	return fitted
+}
+
 // Say writes one formatted line.
 func (o *Out) Say(format Safe, args ...any) error { return o.Print(L(F(format, args...))) }
 

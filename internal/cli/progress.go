@@ -55,7 +55,7 @@ func (w *Watcher) Run(ctx context.Context) (*cardeav1.Run, error) {
 		case last = <-updates:
 			screen.show(last, nil)
 			if RunEnded(last) {
-				return last, screen.end(last, w.notes(last))
+				return last, screen.end(w.settle(last))
 			}
 		case <-tick.C:
 			screen.tick(last)
@@ -66,7 +66,7 @@ func (w *Watcher) Run(ctx context.Context) (*cardeav1.Run, error) {
 			default:
 			}
 			if last != nil && RunEnded(last) {
-				return last, screen.end(last, w.notes(last))
+				return last, screen.end(w.settle(last))
 			}
 			if ctxErr := ctx.Err(); ctxErr != nil {
 				return last, ctxErr
@@ -76,27 +76,36 @@ func (w *Watcher) Run(ctx context.Context) (*cardeav1.Run, error) {
 	}
 }
 
-// notes asks what became of the credentials, briefly: the run has ended, and nobody should wait for a decoration.
-func (w *Watcher) notes(r *cardeav1.Run) LeaseNotes {
-	if w.Explain == nil || r.GetClosure().GetIssued() == 0 && !usesConnections(r) {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-	defer cancel()
-	e, err := w.Explain(ctx)
-	if err != nil {
-		return nil
-	}
-	return NoteLeases(e)
-}
+const (
+	settleFor   = 2 * time.Second
+	settleEvery = 100 * time.Millisecond
+)
 
-func usesConnections(r *cardeav1.Run) bool {
-	for _, t := range r.GetTasks() {
-		if len(t.GetConnections()) > 0 {
-			return true
+// settle waits a moment for the authority to close the run's books, and tells what became of its credentials. The run has
+// ended: nobody should wait long for a decoration, and without an answer the last lines just say less.
+func (w *Watcher) settle(r *cardeav1.Run) (*cardeav1.Run, LeaseNotes) {
+	if w.Explain == nil {
+		return r, nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), settleFor)
+	defer cancel()
+	var notes LeaseNotes
+	for {
+		e, err := w.Explain(ctx)
+		if err != nil {
+			return r, notes
+		}
+		notes = NoteLeases(e)
+		if e.GetClosure() != nil {
+			r.Closure = e.GetClosure()
+			return r, notes
+		}
+		select {
+		case <-ctx.Done():
+			return r, notes
+		case <-time.After(settleEvery):
 		}
 	}
-	return false
 }
 
 // follow passes on every state, newest first when the reader lags, and opens the stream again after it breaks.
@@ -209,6 +218,11 @@ func (p *livePage) lines(r *cardeav1.Run, notes LeaseNotes) []Line {
 	_, rows := p.w.Out.Size()
 	tasks = fold(r, tasks, rows-4)
 	lines := append([]Line{RunHead(r, p.w.Me)}, tasks...)
+	for _, t := range r.GetTasks() {
+		if t.GetStatus() == "waiting" && t.GetApprovalId() != "" && len(lines) < rows-2 {
+			lines = append(lines, Line{{F("look at it: cardea approval show %s", t.GetApprovalId()), Yellow}})
+		}
+	}
 	if r.GetStartedAt() != nil && !RunEnded(r) {
 		lines = append(lines, Line{{Clean(r.GetStatus()) + " " + Span(now.Sub(r.GetStartedAt().AsTime())) + "   Ctrl-C stops watching; the run goes on", Dim}})
 	}

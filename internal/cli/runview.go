@@ -198,11 +198,8 @@ func taskSays(t *cardeav1.TaskState) Line {
 	v := t.GetVerdict()
 	switch {
 	case t.GetStatus() == "waiting" && t.GetApprovalId() != "":
-		why := Clean(v.GetReason())
-		if why == "" {
-			why = "waiting for approval"
-		}
-		return Line{{why + F(" (approval %s)", t.GetApprovalId()), Yellow}}
+		// The id comes first: a narrow screen cuts the end, and the id is what the reader needs.
+		return Line{{F("approval %s", t.GetApprovalId()) + prefixed("  ", reason(v)), Yellow}}
 	case t.GetStatus() == "in_doubt":
 		return Line{{"in doubt: it may have been delivered; a person must decide", Red}}
 	case v.GetOutcome() == cardeav1.Outcome_OUTCOME_DENY:
@@ -219,7 +216,7 @@ func taskSays(t *cardeav1.TaskState) Line {
 
 // reason is why a verdict is what it is, without the word that stands before it anyway.
 func reason(v *cardeav1.Verdict) Safe {
-	return Clean(strings.TrimPrefix(v.GetReason(), "denied: "))
+	return Clean(strings.TrimPrefix(strings.TrimPrefix(v.GetReason(), "denied: "), "pending: "))
 }
 
 // problemText is the sentence of an RFC 7807 problem.

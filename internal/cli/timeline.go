@@ -179,7 +179,7 @@ func verdictLine(before Safe, v *cardeav1.Verdict) Line {
 	case cardeav1.Outcome_OUTCOME_DENY:
 		return L(before).Add(Red, "denied").Add(Plain, prefixed(" by ", by)+prefixed(": ", reason(v)))
 	case cardeav1.Outcome_OUTCOME_PENDING:
-		return L(before).Add(Yellow, "pending").Add(Plain, prefixed(", asked for by ", by)+prefixed(": ", Clean(v.GetReason())))
+		return L(before).Add(Yellow, "pending").Add(Plain, prefixed(", asked for by ", by)+prefixed(": ", reason(v)))
 	case cardeav1.Outcome_OUTCOME_IN_DOUBT:
 		return L(before).Add(Red, "in doubt").Add(Plain, prefixed(": ", Clean(v.GetReason())))
 	}

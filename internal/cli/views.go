@@ -156,6 +156,9 @@ func tree(label Safe, v any, depth int) []Line {
 	case map[string]any:
 		return branch(label, objectLines(v, depth))
 	case []any:
+		if words, short := wordList(v); short {
+			return []Line{{{label, Dim}, {Text: words}}}
+		}
 		return branch(label, listLines(v, depth))
 	case string:
 		var inner map[string]any
@@ -185,17 +188,22 @@ func objectLines(o map[string]any, depth int) []Line {
 	return lines
 }
 
-// listLines puts short lists on one line and marks the items of others.
-func listLines(items []any, depth int) []Line {
+// wordList is a list of strings on one line, if it fits there.
+func wordList(items []any) (Safe, bool) {
 	var words []string
 	for _, item := range items {
-		if s, ok := item.(string); ok && !strings.HasPrefix(s, "{") {
-			words = append(words, s)
+		s, ok := item.(string)
+		if !ok || strings.HasPrefix(s, "{") {
+			return "", false
 		}
+		words = append(words, s)
 	}
-	if one := Join(words, ", "); len(words) == len(items) && one.Width() <= widestColumn {
-		return []Line{L(one)}
-	}
+	one := Join(words, ", ")
+	return one, len(items) > 0 && one.Width() <= widestColumn
+}
+
+// listLines marks each item.
+func listLines(items []any, depth int) []Line {
 	var lines []Line
 	for _, item := range items {
 		for i, l := range tree("", item, depth+1) {
