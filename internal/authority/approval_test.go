@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"cardea/internal/approval"
 	"cardea/internal/ledger"
 	"cardea/internal/registry"
@@ -151,7 +153,8 @@ func TestForgedRowsCountForNothing(t *testing.T) {
 	run := h.start("ana")
 	id := h.pending(run, r, "5000.00")
 	h.must(h.DB.Commit(t.Context(), func(tx store.Tx) error {
-		_, err := tx.Exec(`INSERT INTO signatures (approval, person, key, signature, refused, reason, signed_at, leaf) VALUES ($1, 'bo', 'SHA256:x', $2, 0, '', 1, '')`, id, []byte("forged"))
+		_, err := tx.Exec(`INSERT INTO signatures (approval, person, key, signature, refused, reason, signed_at, leaf) VALUES ($1, 'bo', $2, $3, 0, '', 1, '')`,
+			id, ssh.FingerprintSHA256(testSigner{h.people["bo"].signer}.PublicKey()), []byte("forged"))
 		if err == nil {
 			_, err = tx.Exec(`UPDATE approvals SET state = 'approved' WHERE id = $1`, id)
 		}

@@ -227,6 +227,17 @@ func TestVerdictIsOverTheseBytes(t *testing.T) {
 	}
 }
 
+// A policy that lets a task reach any host does not widen what the definition says: the engine cannot choose another.
+func TestHostIsTheDefinitions(t *testing.T) {
+	h := newHub(t)
+	h.apply(policyFile("payroll/reach", `@id("pings") permit (principal in Workflow::"payroll/pay-run", action == Action::"reach", resource);`))
+	r := h.runner("standard", "one")
+	run := h.start("ana")
+	ping := Intent{Task: TaskRef{Run: run, Task: "/do/2/ping"}, Attempt: 1, Action: httpAction("GET", "https://open.example.com/ping", ""), Runner: r.runnerID()}
+	h.wantOutcome(h.authorize(with(ping, func(i *Intent) { i.Action = httpAction("GET", "https://evil.example.com/ping", "") })), outcomeDeny)
+	h.wantOutcome(h.authorize(ping), outcomeAllow)
+}
+
 func with(in Intent, change func(*Intent)) Intent {
 	change(&in)
 	return in
@@ -522,4 +533,115 @@ func TestApplyNeedsThePlanThatWasSeen(t *testing.T) {
 	h.apply(resource("Group", "meanwhile", map[string]any{}))
 	_, err = h.Apply(t.Context(), h.speaks("ana"), change, plan.Digest)
 	h.wantErr(err, ErrConflict)
+}
+
+// namedProvider looks into the store at the moment of minting.
+type namedProvider struct {
+	h    *hub
+	seen []broker.Lease
+	fail error
+}
+
+func (*namedProvider) Name() string                { return "jwt" }
+func (*namedProvider) Promise() broker.Promise     { return broker.Named }
+func (*namedProvider) ShortestLife() time.Duration { return time.Second }
+func (*namedProvider) Local() bool                 { return false }
+
+func (p *namedProvider) Mint(ctx context.Context, o broker.Order) (broker.Minted, error) {
+	err := p.h.DB.View(ctx, func(tx store.Tx) (err error) {
+		p.seen, err = broker.List(tx, broker.Filter{ID: o.Lease})
+		return err
+	})
+	return broker.Minted{Credential: []byte("secret"), Expires: o.NotAfter}, errors.Join(err, p.fail)
+}
+
+func (*namedProvider) Revoke(context.Context, string, string) error { return nil }
+
+// Invariant 3: the lease is durable under its name before anything outside can know of it.
+func TestIntentFirst(t *testing.T) {
+	h := newHub(t)
+	p := &namedProvider{h: h}
+	h.providers["jwt"] = p
+	r := h.runner("standard", "one")
+	got := h.authorize(readIntent(h.start("ana"), r))
+	redeemed, err := h.redeem(r, got.Permit, readAction())
+	if len(p.seen) != 1 || p.seen[0].State != broker.Intended {
+		t.Fatalf("minted with the lease recorded as %+v", p.seen)
+	}
+	h.must(err)
+	if issued := h.leaves(ledger.KindIssuance); len(issued) != 2 || issued[0].Event != "intended" || issued[1].Event != "issued" {
+		t.Fatalf("leaves %+v", issued)
+	}
+	if string(redeemed.Grants[0].Credential) != "secret" {
+		t.Fatal("another credential was released")
+	}
+}
+
+// A mint that fails, or says that it failed, leaves an intent that the Ender undoes.
+func TestFailedMintIsUndone(t *testing.T) {
+	h := newHub(t)
+	h.providers["jwt"] = &namedProvider{h: h, fail: broker.ErrAmbiguous}
+	r := h.runner("standard", "one")
+	run := h.start("ana")
+	got := h.authorize(readIntent(run, r))
+	_, err := h.redeem(r, got.Permit, readAction())
+	h.wantErr(err, ErrUnavailable)
+	h.wantLive(run, 1)
+	h.wait(40 * time.Second)
+	_, err = h.ender.Round(t.Context())
+	h.must(err)
+	h.wantLive(run, 0)
+}
+
+// A credential whose permit was voided while it was being minted is ended and not released.
+func TestVoidedWhileMinting(t *testing.T) {
+	h := newHub(t)
+	r := h.runner("standard", "one")
+	run := h.start("ana")
+	p := &voidingProvider{namedProvider: namedProvider{h: h}, run: run}
+	h.providers["jwt"] = p
+	got := h.authorize(readIntent(run, r))
+	_, err := h.redeem(r, got.Permit, readAction())
+	h.wantErr(err, ErrStale)
+	_, err = h.ender.Round(t.Context())
+	h.must(err)
+	h.wantLive(run, 0)
+	if !p.revoked {
+		t.Fatal("the credential was left at its target")
+	}
+}
+
+type voidingProvider struct {
+	namedProvider
+	run     string
+	revoked bool
+}
+
+func (p *voidingProvider) Mint(ctx context.Context, o broker.Order) (broker.Minted, error) {
+	if _, _, err := p.h.EndRun(ctx, p.run, "cancelled"); err != nil {
+		return broker.Minted{}, err
+	}
+	return p.namedProvider.Mint(ctx, o)
+}
+
+func (p *voidingProvider) Revoke(context.Context, string, string) error {
+	p.revoked = true
+	return nil
+}
+
+// Invariant 17: a run keeps the provenance that it was opened with, whoever vouches for it later.
+func TestProvenanceIsFixed(t *testing.T) {
+	h := newHub(t)
+	h.add("eve", "admins")
+	run := h.start("ana")
+	request, _ := proto.Marshal(&cardeav1.StartRunRequest{Workflow: "payroll/pay-run", InputJson: []byte(`{}`)})
+	ticket, err := h.Ticket(t.Context(), h.speaks("eve"), procedureStart, request)
+	h.must(err)
+	_, err = h.OpenRun(t.Context(), run, definitionResource(definitionText).Digest, ticket, action.Digest([]byte(`{}`)))
+	h.wantErr(err, ErrConflict)
+	e, err := h.Explain(t.Context(), h.speaks("ana"), run, "")
+	h.must(err)
+	if e.Run.Provenance != (Provenance{Kind: ProvenancePerson, Origin: "ana"}) {
+		t.Fatalf("provenance %+v", e.Run.Provenance)
+	}
 }
