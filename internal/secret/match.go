@@ -19,9 +19,9 @@ type needle struct {
 type fold uint8
 
 const (
-	exact fold = iota
-	// hexFold reads both cases as lower.
-	hexFold
+	// caseFold reads ASCII letters of both cases as lower: a field name is returned in another case than it came in, and a key in
+	// hexadecimal is the same key in capitals.
+	caseFold fold = iota
 	// base64Fold reads the URL alphabet as the standard one and skips white space, as wrapped base64 has it.
 	base64Fold
 )
@@ -46,9 +46,9 @@ func forms(secret []byte) []needle {
 	if len(secret) == 0 {
 		return nil
 	}
-	all := []needle{{bytes.Clone(secret), exact}, {[]byte(hex.EncodeToString(secret)), hexFold}}
+	all := []needle{{lower(secret), caseFold}, {[]byte(hex.EncodeToString(secret)), caseFold}}
 	if bytes.IndexByte(secret, ' ') >= 0 {
-		all = append(all, needle{bytes.ReplaceAll(secret, []byte(" "), []byte("+")), exact})
+		all = append(all, needle{bytes.ReplaceAll(lower(secret), []byte(" "), []byte("+")), caseFold})
 	}
 	for shift := range 3 {
 		if core := base64Core(secret, shift); len(core) >= minCore {
@@ -165,7 +165,7 @@ func isEscape(b byte) bool { return b == '%' || b == '\\' }
 // spellings lists the bytes that read returns as b.
 func (f fold) spellings(b byte) []byte {
 	switch {
-	case f == hexFold && 'a' <= b && b <= 'f':
+	case f == caseFold && 'a' <= b && b <= 'z':
 		return []byte{b, b + 'A' - 'a'}
 	case f == base64Fold && b == '+':
 		return []byte("+-")
@@ -182,7 +182,7 @@ func (f fold) skips(b byte) bool {
 
 func (f fold) read(b byte) byte {
 	switch {
-	case f == hexFold && 'A' <= b && b <= 'F':
+	case f == caseFold && 'A' <= b && b <= 'Z':
 		return b + 'a' - 'A'
 	case f == base64Fold && b == '-':
 		return '+'
@@ -243,7 +243,7 @@ func (c *cursor) hexDigits(level, n int) (rune, bool) {
 	var v rune
 	for range n {
 		b, ok := c.pull(level)
-		d := bytes.IndexByte([]byte("0123456789abcdef"), lowerHex(b))
+		d := bytes.IndexByte([]byte("0123456789abcdef"), caseFold.read(b))
 		if !ok || d < 0 {
 			return 0, false
 		}
@@ -252,7 +252,14 @@ func (c *cursor) hexDigits(level, n int) (rune, bool) {
 	return v, true
 }
 
-func lowerHex(b byte) byte { return hexFold.read(b) }
+// lower is bytes.ToLower for ASCII alone: a secret is bytes, not text.
+func lower(secret []byte) []byte {
+	out := make([]byte, len(secret))
+	for i, b := range secret {
+		out[i] = caseFold.read(b)
+	}
+	return out
+}
 
 // jsonEscape decodes what follows a backslash.
 func (c *cursor) jsonEscape(level int) (byte, bool) {

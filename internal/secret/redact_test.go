@@ -55,6 +55,7 @@ func wrap(s string) string {
 func encodings() map[string]func(string) string {
 	e := map[string]func(string) string{
 		"raw":              func(s string) string { return s },
+		"upper case":       strings.ToUpper,
 		"hex lower":        func(s string) string { return hex.EncodeToString([]byte(s)) },
 		"hex upper":        func(s string) string { return strings.ToUpper(hex.EncodeToString([]byte(s))) },
 		"url query":        url.QueryEscape,
@@ -138,8 +139,8 @@ func TestRedactsEveryEncodingInEveryCompression(t *testing.T) {
 	for sname, s := range secrets {
 		r := NewRedactor(Take([]byte(s)))
 		for ename, encode := range encodings() {
-			if sname == "binary" && (strings.Contains(ename, "json")) {
-				continue // JSON cannot carry bytes that are not UTF-8
+			if sname == "binary" && (strings.Contains(ename, "json") || ename == "upper case") || sname == "password" && ename == "upper case" {
+				continue // JSON cannot carry bytes that are not UTF-8, and case is folded for ASCII only
 			}
 			for cname, compress := range compressions() {
 				if cname == "gzip name" && (sname == "password" || sname == "binary") {
