@@ -129,6 +129,7 @@ permit (principal in Workflow::"payroll/pay-run", action == Action::"use", resou
 	}
 }
 
+// Run it with -fuzzminimizetime=1x: with the default nearly all time goes into making inputs smaller.
 func FuzzCompile(f *testing.F) {
 	f.Add(payroll)
 	base, err := Baseline()

@@ -306,17 +306,9 @@ func TestSecurityKeys(t *testing.T) {
 }
 
 func TestCheckKey(t *testing.T) {
-	for _, bits := range []int{1024, 2048} {
-		k, err := rsa.GenerateKey(rand.Reader, max(bits, 1024))
-		if err != nil {
-			t.Skip(err)
-		}
-		pub, err := ssh.NewPublicKey(&k.PublicKey)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if CheckKey(pub) == nil {
-			t.Errorf("RSA of %d bits was taken", bits)
+	for _, bits := range []string{"1024", "2048"} {
+		if CheckKey(public(t, keygen(t, "-t", "rsa", "-b", bits, "-N", ""))) == nil {
+			t.Errorf("RSA of %s bits was taken", bits)
 		}
 	}
 	e, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
