@@ -143,7 +143,7 @@ func (d *Driver) askToOpen(ctx context.Context, id string, s engine.State) (engi
 	}
 	program, err := d.plans.get(ctx, s.Digest)
 	switch {
-	case errors.As(err, &refusal), errors.Is(err, errDefinition):
+	case unrunnable(err):
 		return refusedToOpen(d.now(), v, problem.New(problem.Configuration, err.Error())), nil, nil
 	case err != nil:
 		return engine.Event{}, nil, err
@@ -245,6 +245,12 @@ func (d *Driver) heard(ctx context.Context, m *cardeav1.WatchDecideResponse) {
 
 // errDefinition says that a definition's bytes are not what this build can run, however often they are read.
 var errDefinition = errors.New("the definition cannot be run")
+
+// unrunnable says that asking for a definition again would not help.
+func unrunnable(err error) bool {
+	var refusal *Refusal
+	return errors.As(err, &refusal) || errors.Is(err, errDefinition)
+}
 
 // plans keeps programs by digest.
 type plans struct {

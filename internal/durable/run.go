@@ -1,6 +1,7 @@
 package durable
 
 import (
+	"cmp"
 	"container/list"
 	"context"
 	"errors"
@@ -148,6 +149,8 @@ func (d *Driver) load(ctx context.Context, r *run) error {
 // ErrReplay says that a run is held: its journal does not give the same commands again, or another format wrote it.
 var ErrReplay = errors.New("the journal does not replay")
 
+var errPlace = errors.New("an event is missing")
+
 func (d *Driver) replay(ctx context.Context, r *run, entries []Entry) error {
 	if r.summary.Format != engine.Format {
 		return fmt.Errorf("run %s is journalled in format %d; this build knows format %d: %w", r.id, r.summary.Format, engine.Format, ErrReplay)
@@ -155,11 +158,13 @@ func (d *Driver) replay(ctx context.Context, r *run, entries []Entry) error {
 	state := engine.State{}
 	for i, e := range entries {
 		ev, err := engine.DecodeEvent(e.Data)
-		if err != nil {
-			return fmt.Errorf("run %s, event %d: %w: %w", r.id, e.Seq, err, ErrReplay)
+		if err != nil || e.Seq != uint64(i+1) {
+			return fmt.Errorf("run %s, event %d in place %d: %w: %w", r.id, e.Seq, i+1, cmp.Or(err, errPlace), ErrReplay)
 		}
 		if ev.Opened != nil {
-			if r.program, err = d.plans.get(ctx, state.Digest); err != nil {
+			if r.program, err = d.plans.get(ctx, state.Digest); unrunnable(err) {
+				return fmt.Errorf("run %s: %w: %w", r.id, err, ErrReplay)
+			} else if err != nil {
 				return fmt.Errorf("run %s: %w", r.id, err)
 			}
 		}
@@ -167,7 +172,7 @@ func (d *Driver) replay(ctx context.Context, r *run, entries []Entry) error {
 		if err != nil {
 			return fmt.Errorf("run %s, event %d: %w: %w", r.id, e.Seq, err, ErrReplay)
 		}
-		if e.Seq != uint64(i+1) || engine.Digest(commands) != e.Commands {
+		if engine.Digest(commands) != e.Commands {
 			return fmt.Errorf("run %s, event %d: this build (format %d) derives other commands than were journalled: %w", r.id, e.Seq, engine.Format, ErrReplay)
 		}
 		state = next
