@@ -10,6 +10,9 @@ import (
 	"strings"
 	"testing"
 
+	"cardea/internal/expr"
+	"cardea/internal/flow"
+	"cardea/internal/policy"
 	"cardea/internal/registry"
 	"cardea/internal/registry/load"
 )
@@ -126,4 +129,67 @@ func planOf(t *testing.T, folder string) string {
 		fmt.Fprintln(&out, "warning:", w)
 	}
 	return out.String()
+}
+
+// TestPayrollPaysWhatItAddedUp follows one month's data through the definition to the request that the bank's connection is asked.
+func TestPayrollPaysWhatItAddedUp(t *testing.T) {
+	now, err := registry.Build(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, state, err := now.Plan(registry.Change{Apply: bundle(t, "payroll").Resources})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, ok := state.Latest("payroll/pay-run")
+	if !ok {
+		t.Fatal("there is no pay run")
+	}
+	plan, findings := flow.Compile(w.Definition, flow.Options{Profile: true})
+	if plan == nil || len(findings) > 0 {
+		t.Fatal(findings)
+	}
+	// Amounts whose sum in binary is not what people add up.
+	sheets := value(t, `[{"employee":"E. 1001","month":"2026-05","hours":160,"amount":0.1,"currency":"EUR","iban":"DE89370400440532013000"},
+		{"employee":"E. 1002","month":"2026-05","hours":151,"amount":0.2,"currency":"EUR","iban":"DE62370400440532013001"},
+		{"employee":"E. 1003","month":"2026-05","hours":152,"amount":61203.8,"currency":"EUR","iban":"DE35370400440532013002"}]`)
+	scope := expr.Scope{Data: sheets, Workflow: map[string]any{"input": value(t, `{"month":"2026-05"}`)}}
+	batch, err := taskOf(t, plan, "/do/1/total").Set.Eval(scope)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request, err := taskOf(t, plan, "/do/2/transfer").HTTP.Request(expr.Scope{Data: batch})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bank, _ := state.Connection("bank")
+	match, err := bank.Match(request.Method, request.URL, request.Body)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, request.Body)
+	}
+	if match.Facts["total"] != policy.Decimal("61204.1000") || match.Facts["currency"] != "EUR" || !match.JSON {
+		t.Errorf("facts: %v", match.Facts)
+	}
+	tampered := bytes.Replace(request.Body, []byte(`"amount":0.1`), []byte(`"amount":0.1,"Amount":99999`), 1)
+	if _, err := bank.Match(request.Method, request.URL, tampered); err == nil {
+		t.Error("a second amount passed")
+	}
+}
+
+func taskOf(t *testing.T, plan *flow.Plan, pointer string) *flow.Task {
+	t.Helper()
+	task, ok := plan.Task(pointer)
+	if !ok {
+		t.Fatalf("there is no task %s", pointer)
+	}
+	return task
+}
+
+func value(t *testing.T, text string) any {
+	t.Helper()
+	v, err := expr.Decode([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
 }

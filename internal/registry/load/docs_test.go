@@ -2,6 +2,7 @@ package load
 
 import (
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -51,8 +52,12 @@ func FuzzResources(f *testing.F) {
 	f.Add(process + "---\n" + connection + "---\n" + workflow)
 	f.Add("kind: Binding\nname: a\nconnections: {c: {ttl: 1s}}\n---\n" + connection)
 	f.Add("kind: Connection\nallow: [{body: {}}, 1, {body: 2}]\n")
+	dir := folderOf(f, map[string]string{"schemas/s.json": "{}"})
 	f.Fuzz(func(t *testing.T, text string) {
-		b, err := Paths(folderOf(t, map[string]string{"a.yaml": text, "schemas/s.json": "{}"}))
+		if err := os.WriteFile(filepath.Join(dir, "a.yaml"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		b, err := Paths(dir)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -112,27 +112,12 @@ func (l *loader) read(p string) error {
 		return err
 	}
 	defer root.Close()
-	var mine []*file
-	err = fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return fmt.Errorf("read %s: %w", filepath.Join(dir, name), err)
-		case d.IsDir() && name != "." && (strings.HasPrefix(d.Name(), ".") || only != ""):
-			return fs.SkipDir
-		case d.IsDir() || !known(name) && name != only || strings.HasPrefix(d.Name(), ".") && name != only:
-			return nil
-		}
-		got, err := l.open(root, f, name, only != "" && name != only)
-		if got != nil {
-			mine = append(mine, got)
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
 	if only != "" && !known(only) {
 		return fmt.Errorf("read %s: only .yaml, .yml, .json and .cedar files can be applied", p)
+	}
+	mine, err := l.walk(root, f, only)
+	if err != nil {
+		return err
 	}
 	for _, m := range mine {
 		l.parse(m)
@@ -142,6 +127,28 @@ func (l *loader) read(p string) error {
 	}
 	l.files = append(l.files, mine...)
 	return nil
+}
+
+// walk opens a folder's files. With only, it opens that one and, for context, those beside it.
+func (l *loader) walk(root *os.Root, f *folder, only string) ([]*file, error) {
+	var files []*file
+	err := fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+		hidden := name != "." && strings.HasPrefix(d.Name(), ".") && name != only
+		switch {
+		case err != nil:
+			return fmt.Errorf("read %s: %w", filepath.Join(f.dir, name), err)
+		case d.IsDir() && name != "." && (hidden || only != ""):
+			return fs.SkipDir
+		case d.IsDir() || hidden || !known(name):
+			return nil
+		}
+		got, err := l.open(root, f, name, only != "" && name != only)
+		if got != nil {
+			files = append(files, got)
+		}
+		return err
+	})
+	return files, err
 }
 
 func known(name string) bool {

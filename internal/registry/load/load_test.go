@@ -10,7 +10,7 @@ import (
 )
 
 // folderOf writes files into a fresh folder.
-func folderOf(t *testing.T, files map[string]string) string {
+func folderOf(t testing.TB, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range files {
