@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"net/url"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -279,6 +281,17 @@ func TestSchema(t *testing.T) {
 		if _, err := compileOne(bad); err == nil {
 			t.Errorf("%.80s is accepted", bad)
 		}
+	}
+}
+
+// The library's own loader reads files: a schema could then tell what a machine has.
+func TestSchemasAreLoadedFromNowhere(t *testing.T) {
+	meta := filepath.Join(t.TempDir(), "meta.json")
+	if err := os.WriteFile(meta, []byte(`{"$schema":"https://json-schema.org/draft/2020-12/schema","$vocabulary":{"https://json-schema.org/draft/2020-12/vocab/core":true}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := compileSchema([]byte(`{"$schema":"file://` + filepath.ToSlash(meta) + `"}`)); err == nil || !strings.Contains(err.Error(), "from nowhere") {
+		t.Fatalf("a file is read: %v", err)
 	}
 }
 
