@@ -220,7 +220,7 @@ func (p *livePage) lines(r *cardeav1.Run, notes LeaseNotes) []Line {
 	lines := append([]Line{RunHead(r, p.w.Me)}, tasks...)
 	for _, t := range r.GetTasks() {
 		if t.GetStatus() == "waiting" && t.GetApprovalId() != "" && len(lines) < rows-2 {
-			lines = append(lines, Line{{F("look at it: cardea approval show %s", t.GetApprovalId()), Yellow}})
+			lines = append(lines, Line{{F("→ cardea approval show %s", t.GetApprovalId()), Yellow}})
 		}
 	}
 	if r.GetStartedAt() != nil && !RunEnded(r) {

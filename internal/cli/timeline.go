@@ -100,19 +100,21 @@ type event struct {
 
 func attempts(records []*cardeav1.AttemptRecord) []Line {
 	var lines []Line
-	for _, a := range records {
+	for i, a := range records {
 		if len(records) > 1 || a.GetAttempt() > 1 {
 			lines = append(lines, L(F("    attempt %d, epoch %d", a.GetAttempt(), a.GetEpoch())))
 		}
-		events := attemptEvents(a)
+		// One approval's signatures stand once: with the verdict that they led to, or with the question while it waits.
+		answered := i < len(records)-1 && a.GetVerdict().GetOutcome() == cardeav1.Outcome_OUTCOME_PENDING
+		events := attemptEvents(a, !answered)
 		sort.SliceStable(events, func(i, j int) bool { return before(events[i].at, events[j].at) })
 		rows := make([][]Line, len(events))
-		for i, e := range events {
+		for j, e := range events {
 			at := Safe("")
 			if e.at != nil {
 				at = Clock(e.at.AsTime())
 			}
-			rows[i] = []Line{{{at, Dim}}, L(e.what).Pad(8), e.text, {{ledgerNote("", e.leaf), Dim}}}
+			rows[j] = []Line{{{at, Dim}}, L(e.what).Pad(8), e.text, {{ledgerNote("", e.leaf), Dim}}}
 		}
 		lines = append(lines, Indent(4, Table(nil, rows))...)
 		for _, n := range a.GetNearest() {
@@ -133,14 +135,16 @@ func before(a, b *timestamppb.Timestamp) bool {
 	return a.AsTime().Before(b.AsTime())
 }
 
-func attemptEvents(a *cardeav1.AttemptRecord) []event {
+func attemptEvents(a *cardeav1.AttemptRecord, signatures bool) []event {
 	decided := verdictLine("", a.GetVerdict())
 	if id := a.GetApprovalId(); id != "" {
 		decided = decided.Add(Plain, F(", approval %s", id))
 	}
 	events := []event{{a.GetDecidedAt(), "verdict", decided, a.GetLeaf()}}
-	for _, s := range a.GetSignatures() {
-		events = append(events, signatureEvent(s))
+	if signatures {
+		for _, s := range a.GetSignatures() {
+			events = append(events, signatureEvent(s))
+		}
 	}
 	for _, lease := range a.GetLeases() {
 		events = append(events, leaseEvents(lease)...)
