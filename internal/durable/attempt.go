@@ -15,6 +15,7 @@ import (
 	cardeav1 "cardea/api/cardea/v1"
 	"cardea/internal/dispatch"
 	"cardea/internal/engine"
+	"cardea/internal/fault"
 )
 
 type phase int
@@ -229,6 +230,7 @@ func (d *Driver) allowed(r *run, a *attempt, s *dispatch.Session, auth *cardeav1
 	held.Runner, held.Room = s.Runner(), s.Room()
 	d.grants.add(Grant{Held: held, Attempt: a.cmd.Number})
 	a.phase, a.grant = phaseGiven, &g
+	fault.Point("engine.authorized")
 	if !s.Assign(held, task) {
 		// The runner has never had it: the same attempt is asked for again.
 		a.grant = nil
@@ -258,7 +260,7 @@ func (d *Driver) reroute(r *run, a *attempt, tier string) {
 	b.approval, b.grant, b.verdict = a.approval, a.grant, a.verdict
 	delay := time.Duration(0)
 	if tier == "" || tier == a.tier {
-		delay = lastRetry // this runner may not have it; another of the tier may come
+		delay = time.Second // this runner may not have it; another of the tier may come
 	} else {
 		b.tier = tier
 	}

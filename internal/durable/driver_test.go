@@ -34,7 +34,7 @@ func TestRunToItsEnd(t *testing.T) {
 		t.Errorf("%v", r)
 	}
 	for _, task := range r.GetTasks() {
-		if task.GetStatus() != "completed" || task.GetEpoch() != 1 || task.GetRunner() == "" || task.GetVerdict().GetPolicies()[0] != "p" || task.GetEndedAt() == nil {
+		if task.GetStatus() != "completed" || task.GetEpoch() != 1 || task.GetRunner() == "" || task.GetVerdict().GetPolicies()[0] != "p" || task.GetEndedAt() == nil || len(task.GetConnections()) != 1 {
 			t.Errorf("%v", task)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	cardeav1 "cardea/api/cardea/v1"
 	"cardea/internal/dispatch"
 	"cardea/internal/engine"
+	"cardea/internal/fault"
 	"cardea/internal/flow/problem"
 )
 
@@ -30,6 +31,7 @@ func (d *Driver) Result(ctx context.Context, from dispatch.Runner, res *cardeav1
 	if a == nil || !a.heldBy(from, res) {
 		return d.staleResult(from, res), nil
 	}
+	fault.Point("engine.result.received")
 	was := a.phase
 	a.phase = phaseOver
 	grant := *a.grant
@@ -46,6 +48,7 @@ func (d *Driver) Result(ctx context.Context, from dispatch.Runner, res *cardeav1
 	if err != nil {
 		return false, err
 	}
+	fault.Point("engine.result.committed")
 	d.pool.Settle(grant.Runner, grant.Permit)
 	if f, live := r.state.Frame(a.cmd.Task); live && f.Phase == engine.FrameDoubt {
 		a.phase = phaseDoubt

@@ -26,8 +26,13 @@ type taskList struct {
 func (l *taskList) project(ev engine.Event, commands []engine.Command) {
 	at := timestamppb.New(ev.At)
 	for _, c := range commands {
-		if n, ok := c.(engine.Note); ok {
-			l.note(n, at)
+		switch c := c.(type) {
+		case engine.Note:
+			l.note(c, at)
+		case engine.Attempt:
+			if t := l.known[c.Task.Key()]; t != nil {
+				t.Connections = c.Connections
+			}
 		}
 	}
 	switch {
@@ -151,7 +156,6 @@ func (d *Driver) view(r *run) (*cardeav1.Run, error) {
 	for _, key := range r.tasks.order {
 		t := cloneTask(r.tasks.known[key])
 		if a := r.attempts[key]; a != nil {
-			t.Connections = a.cmd.Connections
 			if a.phase == phaseGiven {
 				t.Status, t.Runner, t.Epoch = string(engine.TaskRunning), a.grant.Runner, a.grant.Epoch
 				t.Verdict = protoVerdict(a.verdict)

@@ -34,7 +34,7 @@ import (
 const patience = 10 * time.Second
 
 type world struct {
-	t         *testing.T
+	t         testing.TB
 	path      string
 	db        store.DB
 	faults    *faults
@@ -46,7 +46,7 @@ type world struct {
 	runners   []*runner
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, path: filepath.Join(t.TempDir(), "journal.db"), faults: &faults{}}
 	w.target = &target{delivered: map[string]int{}}
@@ -268,7 +268,7 @@ func (g *target) most() (keys, most int) {
 
 // authority decides as the real one does: epochs grow, permits are for one runner and one redeem, doubt is for people.
 type authority struct {
-	t  *testing.T
+	t  testing.TB
 	mu sync.Mutex
 	// decide is the policy.
 	decide      func(*cardeav1.Intent) cardeav1.Outcome
