@@ -196,7 +196,12 @@ func TestConfigIsChecked(t *testing.T) {
 func TestWrongSignatureIsNotStored(t *testing.T) {
 	f := newFixture(t, func(c *Config) { c.Signer = lyingSigner{c.Signer} })
 	f.append(testEntry(1))
-	if err := f.Run(t.Context()); err == nil {
+	if _, err := f.sequence(t.Context()); err == nil {
+		t.Fatal("a batch with a wrong signature was stored")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := f.Run(ctx); err == nil {
 		t.Fatal("the sequencer went on")
 	}
 	if n, err := f.CountCheckpoints(t.Context()); err != nil || n != 0 {
@@ -389,7 +394,9 @@ func TestSecondSequencerIsRefused(t *testing.T) {
 	f.start()
 	f.append(testEntry(0))
 	f.wait()
-	if err := f.Run(t.Context()); err == nil {
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := f.Run(ctx); err == nil {
 		t.Error("a second sequencer ran")
 	}
 }

@@ -420,25 +420,27 @@ func TestEveryFlippedBitIsFound(t *testing.T) {
 // TestOpenRefusesATamperedStore edits the database between two starts.
 func TestOpenRefusesATamperedStore(t *testing.T) {
 	cases := map[string][]string{
-		"leaf edited":            {`UPDATE ledger_leaf SET leaf = replace(leaf, 'bank', 'tank') WHERE idx = 38`},
-		"newest leaf removed":    {`DELETE FROM ledger_leaf WHERE idx = 39`},
-		"middle leaf removed":    {`DELETE FROM ledger_leaf WHERE idx = 20`},
-		"leaf moved":             {`UPDATE ledger_leaf SET idx = 99 WHERE idx = 39`},
+		"leaf edited":            {`UPDATE ledger_leaf SET leaf = replace(leaf, 'bank', 'tank') WHERE idx = 298`},
+		"newest leaf removed":    {`DELETE FROM ledger_leaf WHERE idx = 299`},
+		"middle leaf removed":    {`DELETE FROM ledger_leaf WHERE idx = 270`},
+		"leaf moved":             {`UPDATE ledger_leaf SET idx = 999 WHERE idx = 299`},
 		"tile edited":            {`UPDATE ledger_tile SET hashes = CAST(substr(hashes, 1, 32) || zeroblob(32) || substr(hashes, 65) AS BLOB)`},
+		"upper tile edited":      {`UPDATE ledger_tile SET hashes = zeroblob(32) WHERE level = 1`},
+		"upper tile removed":     {`DELETE FROM ledger_tile WHERE level = 1`},
 		"tile cut":               {`UPDATE ledger_tile SET hashes = substr(hashes, 1, 64)`},
 		"tile removed":           {`DELETE FROM ledger_tile`},
 		"checkpoint removed":     {`DELETE FROM ledger_checkpoint WHERE size = (SELECT max(size) FROM ledger_checkpoint)`},
 		"all checkpoints":        {`DELETE FROM ledger_checkpoint`},
-		"checkpoint relabelled":  {`UPDATE ledger_checkpoint SET size = 41 WHERE size = 40`},
-		"checkpoint edited":      {`UPDATE ledger_checkpoint SET note = replace(note, char(10) || '40' || char(10), char(10) || '39' || char(10)) WHERE size = 40`},
+		"checkpoint relabelled":  {`UPDATE ledger_checkpoint SET size = 301 WHERE size = 300`},
+		"checkpoint edited":      {`UPDATE ledger_checkpoint SET note = replace(note, char(10) || '300' || char(10), char(10) || '299' || char(10)) WHERE size = 300`},
 		"everything but a stub":  {`DELETE FROM ledger_leaf`, `DELETE FROM ledger_tile`},
-		"leaf index taken away":  {`UPDATE ledger_leaf SET idx = NULL WHERE idx = 39`},
-		"index of two exchanged": {`UPDATE ledger_leaf SET idx = 1000 WHERE idx = 37`, `UPDATE ledger_leaf SET idx = 37 WHERE idx = 38`, `UPDATE ledger_leaf SET idx = 38 WHERE idx = 1000`},
+		"leaf index taken away":  {`UPDATE ledger_leaf SET idx = NULL WHERE idx = 299`},
+		"index of two exchanged": {`UPDATE ledger_leaf SET idx = 2000 WHERE idx = 297`, `UPDATE ledger_leaf SET idx = 297 WHERE idx = 298`, `UPDATE ledger_leaf SET idx = 298 WHERE idx = 2000`},
 	}
 	for name, edits := range cases {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t, nil)
-			for _, n := range []int{1, 13, 26} {
+			for _, n := range []int{1, 13, 286} {
 				f.append(testEntries(n)...)
 				f.sequenceNow()
 			}
