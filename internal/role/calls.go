@@ -118,12 +118,9 @@ func (c *calls) stream(w http.ResponseWriter, r *http.Request, h http.Handler) {
 	var end time.Time
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
 		end = r.TLS.PeerCertificates[0].NotAfter
-		var stop context.CancelFunc
-		ctx, stop = context.WithDeadline(ctx, end)
-		defer stop()
 	}
 	st := &stream{state: r.TLS, cancel: cancel, rc: http.NewResponseController(w)}
-	// A unary call's deadlines do not fit; what remains is the end of the caller's SVID, whether the handler listens or not.
+	// A unary call's deadlines do not fit; what remains is the end of the caller's SVID: the stream is reset then, which ends its context.
 	if err := errors.Join(st.rc.SetReadDeadline(end), st.rc.SetWriteDeadline(end)); err != nil {
 		refuse(w, r, connect.CodeInternal, errors.New("this connection cannot carry streams"))
 		return

@@ -161,6 +161,19 @@ type running struct {
 	host *Host
 }
 
+// ended waits for the role's end and says how it ended.
+func (r *running) ended(t testing.TB) error {
+	t.Helper()
+	select {
+	case err := <-r.done:
+		r.done <- nil // for the cleanup
+		return err
+	case <-time.After(20 * time.Second):
+		t.Fatal("the role did not end")
+		return nil
+	}
+}
+
 // start runs a role unconfined (the walls would hold the test too) until the test ends.
 func (h *testHub) start(spec Spec) *running {
 	h.t.Helper()

@@ -58,10 +58,9 @@ func TestKeptSVIDIsUsedOnRestart(t *testing.T) {
 	r := hub.start(spec)
 	first := r.host.Source().SVID().Leaf.SerialNumber
 	r.stop()
-	if err := <-r.done; err != nil {
+	if err := r.ended(t); err != nil {
 		t.Fatal(err)
 	}
-	r.done <- nil
 	again := hub.start(spec) // its grant file is gone: only the kept SVID can be it
 	if got := again.host.Source().SVID().Leaf.SerialNumber; got.Cmp(first) != 0 {
 		t.Errorf("after a restart the SVID is %v, kept was %v", got, first)

@@ -145,10 +145,9 @@ func TestDrain(t *testing.T) {
 	if err := <-answered; err != nil {
 		t.Errorf("the call that was under way: %v", err)
 	}
-	if err := <-r.done; err != nil {
+	if err := r.ended(t); err != nil {
 		t.Errorf("drain: %v", err)
 	}
-	r.done <- nil
 	if _, err := client.EndRun(t.Context(), &cardeav1.EndRunRequest{}); connect.CodeOf(err) != connect.CodeUnavailable {
 		t.Errorf("a call after the end: %v", err)
 	}
@@ -191,10 +190,9 @@ func TestWrongTokenForTheRole(t *testing.T) {
 	spec, conf := hub.engineSpec("token-1", nil)
 	conf.JoinFile = hub.grantFile("token-console", Console)
 	r := hub.startOnly(spec)
-	if err := <-r.done; err == nil || !strings.Contains(err.Error(), "token is for") {
+	if err := r.ended(t); err == nil || !strings.Contains(err.Error(), "token is for") {
 		t.Errorf("the engine joined with the console's token: %v", err)
 	}
-	r.done <- nil
 }
 
 func TestUnpinnedAuthorityIsRefused(t *testing.T) {
@@ -225,8 +223,9 @@ func TestRestoredHubIsRefused(t *testing.T) {
 	b := r.host.Source().Bundle()
 	b.Generation = 9
 	r.stop()
-	<-r.done
-	r.done <- nil
+	if err := r.ended(t); err != nil {
+		t.Fatal(err)
+	}
 	if err := SaveBundle(filepath.Join(conf.Dir, bundleFile), b); err != nil {
 		t.Fatal(err)
 	}
@@ -235,10 +234,9 @@ func TestRestoredHubIsRefused(t *testing.T) {
 	}
 	conf.JoinFile = hub.grantFile("token-2", Engine)
 	again := hub.startOnly(spec)
-	if err := <-again.done; !errors.Is(err, identity.ErrStale) {
+	if err := again.ended(t); !errors.Is(err, identity.ErrStale) {
 		t.Errorf("joined a hub that is behind: %v", err)
 	}
-	again.done <- nil
 }
 
 // TestExpiryEndsTheRole: without renewal the role ends by itself, to join anew.
@@ -249,10 +247,9 @@ func TestExpiryEndsTheRole(t *testing.T) {
 	hub.authority.mu.Unlock()
 	spec, _ := hub.engineSpec("token-1", nil)
 	r := hub.startOnly(spec)
-	if err := <-r.done; !errors.Is(err, errExpired) {
+	if err := r.ended(t); !errors.Is(err, errExpired) {
 		t.Errorf("the role ended with %v", err)
 	}
-	r.done <- nil
 }
 
 func TestListenUnix(t *testing.T) {
