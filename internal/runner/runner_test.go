@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	cardeav1 "cardea/api/cardea/v1"
+	"cardea/api/cardea/v1/cardeav1connect"
 	"cardea/internal/egress"
 	"cardea/internal/permit"
 	"cardea/internal/secret"
@@ -354,6 +355,34 @@ func TestCancelledWhileRedeemingDoesNotAct(t *testing.T) {
 		t.Fatalf("result %v", res)
 	}
 	close(answer)
+	r.eventually("return", func() bool { _, n := r.authority.counts(); return n == 1 })
+}
+
+// lateCancel gives the credential and takes the attempt back before the runner can act.
+type lateCancel struct {
+	cardeav1connect.LeaseClient
+	cancel func()
+}
+
+func (l *lateCancel) Redeem(ctx context.Context, r *cardeav1.RedeemRequest) (*cardeav1.RedeemResponse, error) {
+	resp, err := l.LeaseClient.Redeem(ctx, r)
+	l.cancel()
+	return resp, err
+}
+
+func TestCancelledAfterRedeemingDoesNotAct(t *testing.T) {
+	var late *lateCancel
+	r := newRig(t, executor(func(context.Context, Attempt) Outcome { t.Error("acted"); return Outcome{} }), func(c *Config, _ *authority) {
+		late = &lateCancel{LeaseClient: c.Lease}
+		c.Lease = late
+	})
+	late.cancel = func() { r.runner.cancelJob("prm_1", errVoided) }
+	l := r.line()
+	r.wantCredit(l, 2)
+	push(l, r.task("prm_1", nil))
+	if res := r.wantResult(l); res.Delivery != cardeav1.Delivery_DELIVERY_NOT_SENT || res.GetError().GetStatus() != 499 {
+		t.Fatalf("result %v", res)
+	}
 	r.eventually("return", func() bool { _, n := r.authority.counts(); return n == 1 })
 }
 

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -198,6 +199,17 @@ func TestRedactedGzipStillOpens(t *testing.T) {
 	plain, err := io.ReadAll(z)
 	if err != nil || string(plain) != "token=[redacted];innocent" {
 		t.Fatalf("%q, %v", plain, err)
+	}
+}
+
+// TestMembersAreReplacedOneByOne: what stands around a member that held the secret stays to the byte.
+func TestMembersAreReplacedOneByOne(t *testing.T) {
+	const s = "sesame-open-42"
+	innocent := compressions()["gzip"]("innocent")
+	data := slices.Concat([]byte("head"), compressions()["gzip"](s), innocent, []byte("tail"))
+	clean, places, err := NewRedactor(Take([]byte(s))).Redact(data)
+	if err != nil || places != 1 || !bytes.HasPrefix(clean, []byte("head\x1f\x8b")) || !bytes.HasSuffix(clean, append(innocent, "tail"...)) {
+		t.Fatalf("%d places, %q, %v", places, clean, err)
 	}
 }
 
