@@ -36,6 +36,8 @@ type exportLeaf struct {
 	Hash    *tlog.Hash `json:"hash,omitempty"` // as it stands in the tree; evidence of which leaf was changed, if one was
 }
 
+var errNoExport = errors.New("not a ledger export")
+
 // maxExportLine is a payload in base64, a leaf whose every byte is escaped, and room.
 const maxExportLine = MaxPayload/3*4 + 6*MaxLeaf + 4<<10
 

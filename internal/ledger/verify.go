@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"errors"
 	"fmt"
 	"math/bits"
 	"time"
@@ -296,5 +295,3 @@ func (s *stack) root() tlog.Hash {
 	}
 	return h
 }
-
-var errNoExport = errors.New("not a ledger export")

@@ -44,18 +44,20 @@ type stmt struct {
 // maxStatements bounds the cache: a caller that builds SQL text from data must not fill memory with it.
 const maxStatements = 512
 
-// writerPragmas hold on the writer's connection. fullfsync matters on darwin only, where fsync does not reach the platters.
-// secure_delete overwrites what is deleted, because erasing is a promise of the ledger. journal_size_limit gives space back after a burst; cell_size_check and trusted_schema=OFF face a file that was edited by others.
-// wal_autocheckpoint is off, since walKeeper does it beside the commits and not inside one.
-var (
-	commonPragmas = []string{
+// pragmas of a connection. trusted_schema=OFF and cell_size_check face a file that was edited by others. On the writer's connection
+// fullfsync matters on darwin only, where fsync does not reach the platters; secure_delete overwrites what is deleted, because
+// erasing is a promise of the ledger; journal_size_limit gives space back after a burst; wal_autocheckpoint is off, since walKeeper
+// does it beside the commits and not inside one.
+func (m mode) pragmas() []string {
+	common := []string{
 		"busy_timeout=5000", "trusted_schema=OFF", "cell_size_check=ON", "foreign_keys=ON", "temp_store=MEMORY", "recursive_triggers=ON",
 	}
-	writerPragmas = []string{
-		"synchronous=FULL", "secure_delete=ON", "fullfsync=ON", "checkpoint_fullfsync=ON", "wal_autocheckpoint=0", "journal_size_limit=33554432", "cache_size=-8192",
+	if m == readOnly {
+		return append(common, "query_only=ON", "cache_size=-2048")
 	}
-	readerPragmas = []string{"query_only=ON", "cache_size=-2048"}
-)
+	return append(common, "synchronous=FULL", "secure_delete=ON", "fullfsync=ON", "checkpoint_fullfsync=ON", "wal_autocheckpoint=0",
+		"journal_size_limit=33554432", "cache_size=-8192")
+}
 
 func dial(path, vfs string, m mode) (*conn, error) {
 	q := url.Values{"_defensive": {"1"}, "_dqs": {"0"}}
@@ -86,13 +88,7 @@ func dial(path, vfs string, m mode) (*conn, error) {
 }
 
 func (c *conn) setUp() error {
-	pragmas := append([]string{}, commonPragmas...)
-	if c.mode == readOnly {
-		pragmas = append(pragmas, readerPragmas...)
-	} else {
-		pragmas = append(pragmas, writerPragmas...)
-	}
-	for _, p := range pragmas {
+	for _, p := range c.mode.pragmas() {
 		if err := c.script("PRAGMA " + p); err != nil {
 			return fmt.Errorf("PRAGMA %s: %w", p, err)
 		}
