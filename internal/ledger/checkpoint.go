@@ -77,9 +77,6 @@ func signers(n *note.Note) string {
 	return strings.Join(names, ", ")
 }
 
-// Ed25519 signature type of a note, https://c2sp.org/signed-note.
-const algEd25519 = 1
-
 // signer signs notes with a key that stays where it is.
 type signer struct {
 	name string
