@@ -116,6 +116,7 @@ func (a *Authority) Authorize(ctx context.Context, in Intent) (Authorization, er
 		}
 		d := decision{a: a, tx: tx, s: s, q: q}
 		out, minted, err = d.make()
+		fault.Point("authority.verdict.decided")
 		return err
 	})
 	if err != nil {

@@ -217,6 +217,7 @@ func (a *Authority) EndRun(ctx context.Context, runID, status string) (Closure, 
 	if revocable > 0 {
 		a.ender.Wake()
 	}
+	fault.Point("authority.run.ended")
 	a.announce()
 	if run.Closure == nil {
 		return Closure{}, run.ClosureLeaf, nil

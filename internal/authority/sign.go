@@ -6,6 +6,7 @@ import (
 
 	"cardea/internal/approval"
 	"cardea/internal/approval/verify"
+	"cardea/internal/fault"
 	"cardea/internal/ledger"
 	"cardea/internal/policy"
 	"cardea/internal/registry"
@@ -171,6 +172,7 @@ func (a *Authority) Sign(ctx context.Context, who Speaker, id string, armored []
 		return err
 	})
 	if err == nil {
+		fault.Point("authority.approval.signed")
 		a.announce()
 	}
 	return out, err

@@ -9,6 +9,7 @@ import (
 	"connectrpc.com/connect"
 
 	cardeav1 "cardea/api/cardea/v1"
+	"cardea/internal/fault"
 	"cardea/internal/identity"
 )
 
@@ -112,6 +113,7 @@ func write(ctx context.Context, session *Session, stream *connect.BidiStream[car
 			if err := stream.Send(m); err != nil {
 				return err
 			}
+			sent(m)
 		case <-session.Done():
 			return connect.NewError(connect.CodeAborted, errors.New("this session has been ended by the engine, or by a newer one"))
 		case <-ctx.Done():
@@ -120,5 +122,15 @@ func write(ctx context.Context, session *Session, stream *connect.BidiStream[car
 			}
 			return nil
 		}
+	}
+}
+
+// sent names the fault points behind what has left.
+func sent(m *cardeav1.SessionResponse) {
+	switch {
+	case m.GetTask() != nil:
+		fault.Point("engine.task.pushed")
+	case m.GetTaken() != nil:
+		fault.Point("engine.result.acked")
 	}
 }

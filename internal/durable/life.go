@@ -177,6 +177,7 @@ func (d *Driver) close(ctx context.Context, id string) {
 		// A run that the authority never opened has nothing to close.
 		d.log.InfoContext(ctx, "the authority has no such run to end", "run", id, "error", err)
 	}
+	fault.Point("engine.run.ended")
 	if r, err = d.acquire(ctx, id); err != nil {
 		d.report("close", id, err)
 		return
