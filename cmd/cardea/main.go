@@ -94,7 +94,7 @@ func (a *app) root() *cobra.Command {
 	)
 	root.AddCommand(a.applyCommand(), a.workflowCommand(), a.runCommand(), a.approvalCommand(), a.connectionCommand(), a.leaseCommand())
 	root.AddCommand(a.ledgerCommand(), a.policyCommand(), a.doctorCommand())
-	root.AddCommand(a.devCommand())
+	root.AddCommand(a.devCommand(), a.demoCommand())
 	for _, c := range []*cobra.Command{authorityCommand(), engineCommand(), runnerCommand(), consoleCommand(), originCommand()} {
 		c.GroupID = groupServe
 		root.AddCommand(c)

@@ -286,7 +286,7 @@ func lifted(s *snapshot, v policy.Verdict, rule string) []string {
 
 func (d *decision) statementConnection(c *registry.Connection) approval.Connection {
 	out := approval.Connection{Name: c.Name, Hosts: c.Hosts, Scopes: d.q.claim.Scopes, Tier: d.q.tier, Zone: c.Zone,
-		Credential: "identity token for " + audienceOf(c), TTL: registry.FormatDuration(c.TTL)}
+		Credential: "identity token for " + audienceOf(c), TTL: c.TTL.String()}
 	for _, allow := range c.Allow {
 		entry := approval.Allow{Methods: allow.Methods, Path: allow.Path, Facts: allow.Facts}
 		if allow.Body != "" {

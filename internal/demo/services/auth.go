@@ -97,6 +97,9 @@ func (s *Service) authenticate(w http.ResponseWriter, r *http.Request, seen *See
 		problem(w, http.StatusForbidden, "The token's scope does not reach", "The request needs scope "+scope+".")
 		return false
 	}
+	if s.options.Witness != nil {
+		s.options.Witness(token)
+	}
 	return true
 }
 

@@ -30,12 +30,22 @@ type transfer struct {
 	answer []byte
 }
 
+// order is one batch: what is paid to whom, and what that comes to.
 type order struct {
-	Amount    json.Number `json:"amount"`
-	Currency  string      `json:"currency"`
-	IBAN      string      `json:"iban"`
-	Reference string      `json:"reference,omitempty"`
+	Month    string      `json:"month,omitempty"`
+	Currency string      `json:"currency"`
+	Total    json.Number `json:"total"`
+	Payments []payment   `json:"payments"`
 }
+
+type payment struct {
+	Employee string      `json:"employee,omitempty"`
+	Amount   json.Number `json:"amount"`
+	Currency string      `json:"currency"`
+	IBAN     string      `json:"iban"`
+}
+
+const maxPayments = 1000
 
 // create moves money at most once per idempotency key (draft-ietf-httpapi-idempotency-key-header).
 func (b *bank) create(w http.ResponseWriter, r *http.Request, seen *Seen) {
@@ -50,7 +60,7 @@ func (b *bank) create(w http.ResponseWriter, r *http.Request, seen *Seen) {
 	}
 	var o order
 	if err := json.Unmarshal(body, &o); err != nil || !o.valid() {
-		problem(w, http.StatusUnprocessableEntity, "Not a transfer", "A transfer has a positive amount with at most two decimals, a currency and an iban.")
+		problem(w, http.StatusUnprocessableEntity, "Not a transfer", "A transfer has payments, each with a positive amount of at most two decimals, a currency and an iban, and their total.")
 		return
 	}
 	t, fresh := b.take(seen.Subject+"\n"+seen.IdempotencyKey, sha256.Sum256(body), o)
@@ -108,9 +118,26 @@ func (b *bank) list(w http.ResponseWriter, _ *http.Request, _ *Seen) {
 }
 
 func (o order) valid() bool {
-	amount, ok := new(big.Rat).SetString(string(o.Amount))
-	if !ok || len(o.Amount) > 20 || strings.ContainsAny(string(o.Amount), "eE/") || o.Currency == "" || o.IBAN == "" {
+	total, ok := money(o.Total)
+	if !ok || o.Currency == "" || len(o.Payments) == 0 || len(o.Payments) > maxPayments {
 		return false
 	}
-	return amount.Sign() > 0 && new(big.Rat).Mul(amount, big.NewRat(100, 1)).IsInt()
+	sum := new(big.Rat)
+	for _, p := range o.Payments {
+		amount, ok := money(p.Amount)
+		if !ok || p.Currency != o.Currency || p.IBAN == "" {
+			return false
+		}
+		sum.Add(sum, amount)
+	}
+	return sum.Cmp(total) == 0
+}
+
+// money reads a positive amount with at most two decimals.
+func money(n json.Number) (*big.Rat, bool) {
+	amount, ok := new(big.Rat).SetString(string(n))
+	if !ok || len(n) > 20 || strings.ContainsAny(string(n), "eE/") || amount.Sign() <= 0 {
+		return nil, false
+	}
+	return amount, new(big.Rat).Mul(amount, big.NewRat(100, 1)).IsInt()
 }

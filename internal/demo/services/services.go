@@ -10,6 +10,7 @@ package services
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net"
@@ -39,6 +40,9 @@ type Options struct {
 	Listen string
 	// Log is for what was seen; nil for nowhere.
 	Log *slog.Logger
+	// Witness, if set, is handed every token that was accepted: what somebody who reads this service's memory would see. Only the demo
+	// and tests that hunt for leaks set it.
+	Witness func(token string)
 	// Now is the clock that expiry is judged by; nil for the system's.
 	Now func() time.Time
 }
@@ -133,6 +137,19 @@ func (s *Service) Host() string { return s.options.Hosts[0] }
 
 // Audience is what tokens must be for.
 func (s *Service) Audience() string { return s.options.Audience }
+
+// Client dials this service whatever the host name, and trusts its certificate alone.
+func (s *Service) Client() *http.Client {
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(s.roots))
+	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, ServerName: s.Host()},
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, s.Addr())
+		},
+		DisableKeepAlives: true,
+	}}
+}
 
 // Requests returns what was seen, oldest first.
 func (s *Service) Requests() []Seen { return s.journal.all() }

@@ -168,7 +168,7 @@ func TestTokensAreVerified(t *testing.T) {
 	}
 	for i, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			got := call(t, client, "POST", "https://"+s.Host()+"/v1/transfers", c.token, fmt.Sprint("key", i), `{"amount":1.5,"currency":"EUR","iban":"DE1"}`)
+			got := call(t, client, "POST", "https://"+s.Host()+"/v1/transfers", c.token, fmt.Sprint("key", i), `{"currency":"EUR","total":1.5,"payments":[{"amount":1.5,"currency":"EUR","iban":"DE1"}]}`)
 			if got.status != c.status || !strings.Contains(got.header.Get("WWW-Authenticate"), c.challenge) {
 				t.Fatalf("status %d, challenge %q, body %s", got.status, got.header.Get("WWW-Authenticate"), got.body)
 			}
@@ -198,13 +198,13 @@ func TestIdempotencyKeys(t *testing.T) {
 	is := newIssuer(t)
 	s, client := start(t, is, Bank, nil)
 	url, token := "https://"+s.Host()+"/v1/transfers", sign(t, is.signer, is.claims(s.Audience()))
-	const body = `{"amount":1204.00,"currency":"EUR","iban":"DE89370400440532013000"}`
+	const body = `{"currency":"EUR","total":1204.00,"payments":[{"amount":1204.00,"currency":"EUR","iban":"DE89370400440532013000"}]}`
 	first := call(t, client, "POST", url, token, "k1", body)
 	again := call(t, client, "POST", url, token, "k1", body)
 	if first.status != 201 || again.status != 201 || first.body != again.body || again.header.Get("Idempotent-Replayed") != "true" {
 		t.Fatalf("%+v then %+v", first, again)
 	}
-	if other := call(t, client, "POST", url, token, "k1", strings.Replace(body, "1204", "9204", 1)); other.status != 409 {
+	if other := call(t, client, "POST", url, token, "k1", strings.ReplaceAll(body, "1204", "9204")); other.status != 409 {
 		t.Fatalf("another body under the same key: %d", other.status)
 	}
 	if none := call(t, client, "POST", url, token, "", body); none.status != 400 {
@@ -228,8 +228,16 @@ func TestTransfersAreChecked(t *testing.T) {
 	s, client := start(t, is, Bank, nil)
 	token := sign(t, is.signer, is.claims(s.Audience()))
 	for i, body := range []string{
-		``, `[]`, `{}`, `{"amount":0,"currency":"EUR","iban":"D"}`, `{"amount":-1,"currency":"EUR","iban":"D"}`, `{"amount":1e3,"currency":"EUR","iban":"D"}`,
-		`{"amount":1.005,"currency":"EUR","iban":"D"}`, `{"amount":1,"iban":"D"}`, `{"amount":1,"currency":"EUR"}`, `{"amount":"x","currency":"EUR","iban":"D"}`,
+		``, `[]`, `{}`,
+		`{"currency":"EUR","total":0,"payments":[{"amount":0,"currency":"EUR","iban":"DE1"}]}`,
+		`{"currency":"EUR","total":-1,"payments":[{"amount":-1,"currency":"EUR","iban":"DE1"}]}`,
+		`{"currency":"EUR","total":1e3,"payments":[{"amount":1e3,"currency":"EUR","iban":"DE1"}]}`,
+		`{"currency":"EUR","total":1.005,"payments":[{"amount":1.005,"currency":"EUR","iban":"DE1"}]}`,
+		`{"currency":"","total":1,"payments":[{"amount":1,"currency":"","iban":"DE1"}]}`,
+		`{"currency":"EUR","total":1,"payments":[{"amount":1,"currency":"EUR","iban":""}]}`,
+		`{"currency":"EUR","total":"x","payments":[{"amount":"x","currency":"EUR","iban":"DE1"}]}`,
+		`{"currency":"EUR","total":2,"payments":[{"amount":1,"currency":"EUR","iban":"DE1"}]}`,
+		`{"currency":"EUR","total":1,"payments":[]}`,
 	} {
 		if got := call(t, client, "POST", "https://"+s.Host()+"/v1/transfers", token, fmt.Sprint(i), body); got.status != 422 {
 			t.Errorf("%s: %d", body, got.status)
