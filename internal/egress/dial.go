@@ -130,8 +130,9 @@ func (w *wire) Write(p []byte) (int, error) {
 	if u == nil || !u.begin() {
 		return 0, errors.New("no request is under way on this connection")
 	}
+	u.sent.Add(uint64(len(p))) // before: the answer may be here before Write returns
 	n, err := w.Conn.Write(p)
-	u.sent.Add(uint64(n))
+	u.sent.Add(-uint64(len(p) - n))
 	return n, err
 }
 

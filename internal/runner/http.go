@@ -56,7 +56,8 @@ func httpError(ctx context.Context, d cardeav1.Delivery, err error) *cardeav1.Ta
 	}
 	switch failed.Kind {
 	case egress.Refused:
-		return taskError(authorization, failed.Error())
+		// Not an authorization error: the authority permitted it, and asking again would not change what egress refuses.
+		return taskError(configuration, failed.Error())
 	case egress.Timeout:
 		return taskError(timeout, failed.Error())
 	case egress.Cancelled:

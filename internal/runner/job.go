@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	cardeav1 "cardea/api/cardea/v1"
 	"cardea/internal/fault"
@@ -60,15 +61,40 @@ func (r *Runner) run(jobCtx, live context.Context, j *job) {
 	fault.Point("runner.pushed")
 	out, owes := r.attempt(jobCtx, j.task)
 	fault.Point("runner.acted")
+	r.metrics.count(out)
+	returned := make(chan struct{})
 	r.mu.Lock()
 	j.owes = owes
+	r.mu.Unlock()
+	if owes {
+		go func() {
+			defer close(returned)
+			r.giveBack(live, j, out)
+		}()
+		if out.Delivery == cardeav1.Delivery_DELIVERY_NOT_SENT {
+			waitFor(live, returned)
+		}
+	}
+	r.mu.Lock()
 	j.result = result(j.task, out)
 	r.note()
 	r.send(j.result)
 	r.mu.Unlock()
-	r.metrics.count(out)
-	if owes {
-		r.giveBack(live, j, out)
+}
+
+// returnFirst is how long a result that nothing was sent waits for the authority to know it too.
+const returnFirst = 2 * time.Second
+
+// waitFor holds back a result of not sent. The engine will at once ask for another attempt, and the authority, which knows that the
+// permit was redeemed and not yet what came of it, would have to call a `once` action in doubt. When it takes too long, that
+// is what happens: a person decides what need not have been asked.
+func waitFor(ctx context.Context, returned <-chan struct{}) {
+	patience := time.NewTimer(returnFirst)
+	defer patience.Stop()
+	select {
+	case <-returned:
+	case <-patience.C:
+	case <-ctx.Done():
 	}
 }
 
