@@ -133,7 +133,7 @@ func TestResultThatIsNotDurable(t *testing.T) {
 
 // Invariant 18: who the runner is comes from its SVID alone, and nobody else has a session.
 func TestOnlyRunnersHaveSessions(t *testing.T) {
-	console := identity.Peer{ID: spiffeid.RequireFromString("spiffe://cardea.local/role/console/c"), Kind: identity.KindRole, Role: "console", KeyThumbprint: "k"}
+	console := identity.Peer{ID: spiffeid.RequireFromString("spiffe://cardea.local/role/console/c"), Kind: identity.KindRole, Role: "console", Tier: "standard", KeyThumbprint: "k"}
 	nameless := *runnerPeer(t)
 	nameless.KeyThumbprint = ""
 	for name, peer := range map[string]*identity.Peer{"nobody": nil, "a console": &console, "a runner without a key": &nameless} {

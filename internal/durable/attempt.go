@@ -228,7 +228,6 @@ func (d *Driver) allowed(r *run, a *attempt, s *dispatch.Session, auth *cardeav1
 	task := &cardeav1.WorkTask{Task: a.intent.GetTask(), Epoch: g.Epoch, Permit: auth.GetPermit(), PermitId: p.id, Action: a.cmd.Action,
 		IdempotencyKey: auth.GetIdempotencyKey(), Effect: effect(a.cmd.Effect), Deadline: timestamppb.New(p.deadline)}
 	held.Runner, held.Room = s.Runner(), s.Room()
-	d.grants.add(Grant{Held: held, Attempt: a.cmd.Number})
 	a.phase, a.grant = phaseGiven, &g
 	fault.Point("engine.authorized")
 	if !s.Assign(held, task) {
@@ -237,6 +236,7 @@ func (d *Driver) allowed(r *run, a *attempt, s *dispatch.Session, auth *cardeav1
 		d.enqueue(a, 0)
 		return nil
 	}
+	d.grants.add(Grant{Held: held, Attempt: a.cmd.Number})
 	d.metrics.dispatched.WithLabelValues(a.tier).Inc()
 	r.announce()
 	return nil

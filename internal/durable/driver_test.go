@@ -163,6 +163,22 @@ func TestDenialNeedsNoRunner(t *testing.T) {
 	}
 }
 
+// Invariant 6: an answer without a verdict is a denial, even if it brings a permit.
+func TestNoVerdictIsADenial(t *testing.T) {
+	w := newWorld(t)
+	w.runner("a", "standard", 4)
+	w.authority.set(func() {
+		w.authority.decide = func(*cardeav1.Intent) cardeav1.Outcome { return cardeav1.Outcome_OUTCOME_UNSPECIFIED }
+	})
+	r := w.ended(w.start(w.define(get3), `{"id":"7"}`))
+	if r.GetStatus() != "faulted" || !strings.Contains(string(r.GetErrorJson()), `"status":403`) {
+		t.Errorf("%s %s", r.GetStatus(), r.GetErrorJson())
+	}
+	if keys, _ := w.target.most(); keys != 0 {
+		t.Error("something was attempted without a verdict")
+	}
+}
+
 func TestApprovalNeedsNoRunnerAndKeepsNoCredit(t *testing.T) {
 	w := newWorld(t)
 	approved := false
