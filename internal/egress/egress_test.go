@@ -23,7 +23,7 @@ func TestExactlyThePermittedRequest(t *testing.T) {
 	s, grant := raw(t, ok)
 	e := newEgress(t)
 	for _, once := range []bool{true, false} {
-		s.bytes.Reset()
+		s.forget()
 		resp, report, err := e.Do(t.Context(), post(grant, func(r *Request) { r.Once = once }))
 		if err != nil {
 			t.Fatal(err)

@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// authority is a certificate authority of the test's own.
+// certs are a certificate authority of the test's own and a server certificate under it.
 type certs struct {
 	roots string
 	leaf  tls.Certificate
@@ -145,6 +145,12 @@ func (s *rawServer) received() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.bytes.String()
+}
+
+func (s *rawServer) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bytes.Reset()
 }
 
 const okAnswer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
