@@ -10,8 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/net/http2"
 )
 
 // BaseURL is what connect clients made with Dial use: the address decides where a call
@@ -47,12 +45,12 @@ type transport struct {
 
 // line is one HTTP/2 transport, used until renewBy (unix nanoseconds; 0 before the first handshake).
 type line struct {
-	h2      *http2.Transport
+	http    *http.Transport
 	renewBy atomic.Int64
 }
 
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	return t.line().h2.RoundTrip(r)
+	return t.line().http.RoundTrip(r)
 }
 
 // CloseIdleConnections serves http.Client.CloseIdleConnections.
@@ -60,7 +58,7 @@ func (t *transport) CloseIdleConnections() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.cur != nil {
-		t.cur.h2.CloseIdleConnections()
+		t.cur.http.CloseIdleConnections()
 	}
 }
 
@@ -75,16 +73,17 @@ func (t *transport) line() *line {
 		// Calls that are under way finish on the old connection, which then closes as idle.
 	}
 	l := &line{}
-	l.h2 = &http2.Transport{
-		DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) { return t.dial(ctx, l) },
-		// One connection carries everything; more calls than it takes wait their turn.
-		StrictMaxConcurrentStreams: true,
-		DisableCompression:         true,
-		IdleConnTimeout:            idleTimeout,
-		ReadIdleTimeout:            pingAfter,
-		PingTimeout:                pingAfter,
-		MaxReadFrameSize:           64 << 10,
-		MaxHeaderListSize:          maxHeader,
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(true)
+	l.http = &http.Transport{
+		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return t.dial(ctx, l) },
+		Protocols:      protocols,
+		// One connection carries everything, also when many calls begin at once; more than it takes wait their turn.
+		MaxConnsPerHost:        1,
+		HTTP2:                  &http.HTTP2Config{StrictMaxConcurrentRequests: true, SendPingTimeout: pingAfter, PingTimeout: pingAfter, MaxReadFrameSize: 64 << 10},
+		DisableCompression:     true,
+		IdleConnTimeout:        idleTimeout,
+		MaxResponseHeaderBytes: maxHeader,
 	}
 	t.cur = l
 	return l

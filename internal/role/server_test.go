@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -317,6 +319,59 @@ func TestConnectionIsReplaced(t *testing.T) {
 	now = now.Add(45 * time.Minute)
 	if third := ask(); third == first {
 		t.Error("the connection is used until its SVID has expired")
+	}
+}
+
+// countingListener counts the connections that it accepts.
+type countingListener struct {
+	net.Listener
+	n atomic.Int64
+}
+
+func (c *countingListener) Accept() (net.Conn, error) {
+	conn, err := c.Listener.Accept()
+	if err == nil {
+		c.n.Add(1)
+	}
+	return conn, err
+}
+
+// TestManyCallsShareOneConnection, also when they all begin before there is one; and when that one breaks, they share the next.
+func TestManyCallsShareOneConnection(t *testing.T) {
+	m := newMatrix(t)
+	service, err := ServiceByName(cardeav1connect.DecideName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	source := newSource(t, m.ca, callerID(t, Authority), time.Hour, time.Now, m.trust)
+	path := filepath.Join(m.dir, "one.sock")
+	client := cardeav1connect.NewDecideClient(m.client("unix:"+path, Engine), BaseURL, ClientOptions()...)
+	for round := range 2 {
+		mux := http.NewServeMux()
+		s, err := newServer("unix:"+path, source.ServerTLS(nil), mux, discardLog())
+		if err != nil {
+			t.Fatal(err)
+		}
+		counted := &countingListener{Listener: s.ln}
+		s.ln = counted
+		g := guarded{source: source, calls: s.calls}
+		if err := g.mount(mux, Mount{Service: string(service.FullName()), Handler: unimplemented()[cardeav1connect.DecideName]}); err != nil {
+			t.Fatal(err)
+		}
+		go s.serve()
+		var calls sync.WaitGroup
+		for range 300 {
+			calls.Go(func() {
+				if _, err := client.EndRun(t.Context(), &cardeav1.EndRunRequest{}); connect.CodeOf(err) != connect.CodeUnimplemented {
+					t.Errorf("round %d: %v", round, err)
+				}
+			})
+		}
+		calls.Wait()
+		if n := counted.n.Load(); n != 1 {
+			t.Errorf("round %d: %d connections", round, n)
+		}
+		s.http.Close() // as if the role had died
 	}
 }
 

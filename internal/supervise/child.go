@@ -39,6 +39,8 @@ type child struct {
 
 	mu     sync.Mutex
 	wanted bool
+	// asked is true when the process that runs, or ran last, has been told to stop: its end is no death.
+	asked bool
 	// starting is true from the decision to start a process until proc is set, or could not be.
 	starting bool
 	ready    bool
@@ -94,9 +96,9 @@ func (c *child) loop(ctx context.Context) {
 		}
 		lived, err := c.once(ctx)
 		c.mu.Lock()
-		wanted := c.wanted
+		asked := c.asked || !c.wanted
 		c.mu.Unlock()
-		if !wanted {
+		if asked {
 			backoff = minBackoff
 			continue
 		}
@@ -118,7 +120,7 @@ func (c *child) once(ctx context.Context) (time.Duration, error) {
 		c.update(func() { c.starting, c.lastErr = false, err })
 		return 0, err
 	}
-	c.update(func() { c.starting, c.proc, c.ready = false, p, false; c.starts++ })
+	c.update(func() { c.starting, c.asked, c.proc, c.ready = false, false, p, false; c.starts++ })
 	life, end := context.WithCancel(ctx)
 	var tasks sync.WaitGroup
 	tasks.Go(func() { c.introduce(life, p) })
@@ -134,8 +136,8 @@ func (c *child) once(ctx context.Context) (time.Duration, error) {
 	if err == nil {
 		err = errors.New("exit status 0")
 	}
-	close(p.gone)
-	c.update(func() { c.proc, c.ready, c.lastErr = nil, false, err })
+	// Whoever waited for its end must then see it ended.
+	c.update(func() { c.proc, c.ready, c.lastErr = nil, false, err; close(p.gone) })
 	return time.Since(p.begun), err
 }
 
@@ -226,10 +228,11 @@ func (c *child) introduce(ctx context.Context, p *process) {
 	}
 }
 
-// end asks the process to stop, and kills it if it does not in time.
+// end asks the process to stop, not to be started again, and kills it if it does not in time.
 func (c *child) end(limit time.Duration) error {
 	var p *process
-	if err := c.wait(context.Background(), func() bool { p = c.proc; return !c.starting }); err != nil {
+	c.update(func() { c.wanted = false })
+	if err := c.wait(context.Background(), func() bool { p, c.asked = c.proc, true; return !c.starting }); err != nil {
 		return err
 	}
 	if p == nil {

@@ -80,7 +80,6 @@ func (t *Tree) Stop(name string) error {
 	if err != nil {
 		return err
 	}
-	c.update(func() { c.wanted = false })
 	return c.end(t.opts.Drain + killAfter)
 }
 
