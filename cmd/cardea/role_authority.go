@@ -14,6 +14,7 @@ import (
 	"cardea/api/cardea/v1/cardeav1connect"
 	"cardea/internal/authority"
 	"cardea/internal/broker"
+	"cardea/internal/broker/jwt"
 	"cardea/internal/identity"
 	"cardea/internal/ledger"
 	"cardea/internal/role"
@@ -82,7 +83,8 @@ func openAuthority(ctx context.Context, h *role.Host, c *role.AuthorityConfig, k
 		return nil, err
 	}
 	a, err := authority.New(ctx, authority.Config{TrustDomain: td, Hub: c.TrustDomain, Issuer: c.OriginURL, Dev: c.Dev, DB: db, Ledger: book,
-		CheckpointKey: verifierKey, Keys: keys, Now: time.Now, Log: h.Log()})
+		CheckpointKey: verifierKey, Keys: keys, Providers: []broker.Provider{jwt.Provider{Signer: keys.SVID(), Now: time.Now}},
+		Now: time.Now, Log: h.Log()})
 	if err != nil {
 		return nil, err
 	}

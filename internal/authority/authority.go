@@ -16,7 +16,6 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"cardea/internal/broker"
-	"cardea/internal/broker/jwt"
 	"cardea/internal/identity"
 	"cardea/internal/ledger"
 	"cardea/internal/registry"
@@ -37,8 +36,10 @@ type Config struct {
 	// CheckpointKey is the ledger's verifier key in note form, for everybody's bundle.
 	CheckpointKey string
 	Keys          *Keys
-	Now           func() time.Time
-	Log           *slog.Logger
+	// Providers mint the credentials; a connection's provider that is not among them is refused.
+	Providers []broker.Provider
+	Now       func() time.Time
+	Log       *slog.Logger
 }
 
 // Authority decides and records. Its methods are safe for concurrent use.
@@ -78,7 +79,10 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 		return nil, errors.New("authority: keys, clock, log, trust domain, hub name, issuer and checkpoint key are required")
 	}
 	a := &Authority{Config: c, metrics: newMetrics()}
-	a.providers = map[string]broker.Provider{"jwt": jwt.Provider{Signer: c.Keys.svid, Now: c.Now}}
+	a.providers = map[string]broker.Provider{}
+	for _, p := range c.Providers {
+		a.providers[p.Name()] = p
+	}
 	a.ender = broker.NewEnder(c.DB, a.providers, a.recordLeaseEnd, c.Now, c.Log)
 	a.ender.Ended = func(n int) { a.metrics.leasesEnded.Add(float64(n)) }
 	if err := a.advanceClock(ctx); err != nil {

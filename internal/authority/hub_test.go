@@ -23,6 +23,7 @@ import (
 	"cardea/internal/action"
 	"cardea/internal/approval/verify"
 	"cardea/internal/broker"
+	"cardea/internal/broker/jwt"
 	"cardea/internal/evidence"
 	"cardea/internal/identity"
 	"cardea/internal/ledger"
@@ -93,7 +94,7 @@ func (h *hub) open() {
 	book, err := ledger.Open(h.t.Context(), ledger.Config{DB: db, Hub: testDomain, Dev: true, Signer: signer, Verifier: verifier, Now: h.now})
 	h.must(err)
 	h.Authority, err = New(h.t.Context(), Config{TrustDomain: td, Hub: testDomain, Issuer: "https://origin.test", Dev: true, DB: db, Ledger: book,
-		CheckpointKey: verifierKey, Keys: keys, Now: h.now, Log: slog.New(slog.DiscardHandler)})
+		CheckpointKey: verifierKey, Keys: keys, Providers: []broker.Provider{jwt.Provider{Signer: keys.SVID(), Now: h.now}}, Now: h.now, Log: slog.New(slog.DiscardHandler)})
 	h.must(err)
 }
 

@@ -3,7 +3,6 @@ package authority
 import (
 	"crypto/ed25519"
 	"crypto/x509"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"cardea/internal/identity"
+	"cardea/internal/ledger"
 )
 
 // Keys are the authority's signing keys, each for one purpose. They never leave the authority's own folder.
@@ -74,19 +74,7 @@ func loadCA(path string, td spiffeid.TrustDomain, now func() time.Time) (*identi
 
 // CheckpointSigner signs checkpoints of the ledger called name; verifierKey is what everybody else pins (C2SP signed-note).
 func (k *Keys) CheckpointSigner(name string) (signer note.Signer, verifier note.Verifier, verifierKey string, err error) {
-	verifierKey, err = note.NewEd25519VerifierKey(name, k.checkpoint.Public().(ed25519.PublicKey))
-	if err != nil {
-		return nil, nil, "", fmt.Errorf("checkpoint key of %s: %w", name, err)
-	}
-	if verifier, err = note.NewVerifier(verifierKey); err != nil {
-		return nil, nil, "", fmt.Errorf("checkpoint key of %s: %w", name, err)
-	}
-	const algorithmEd25519 = 1
-	secret := base64.StdEncoding.EncodeToString(append([]byte{algorithmEd25519}, k.checkpoint.Seed()...))
-	if signer, err = note.NewSigner(fmt.Sprintf("PRIVATE+KEY+%s+%08x+%s", name, verifier.KeyHash(), secret)); err != nil {
-		return nil, nil, "", fmt.Errorf("checkpoint key of %s cannot sign", name) // the cause could quote the key
-	}
-	return signer, verifier, verifierKey, nil
+	return ledger.NewKey(name, k.checkpoint)
 }
 
 // PermitPublic verifies permits, tickets and statements.
