@@ -561,7 +561,7 @@ func crashAt(t *testing.T, n int, after bool) (finished bool) {
 		w.faults.arm(0, false)
 		w.open()
 		// What was not acknowledged is asked again, under the same name.
-		ids = ids[:0]
+		ids = nil
 		for i, d := range []string{digest, pay} {
 			id, err := w.driver.Start(context.Background(), request(d, `{"id":"7"}`, fmt.Sprint("run", i)))
 			must(t, err)
