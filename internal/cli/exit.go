@@ -138,7 +138,8 @@ func Explain(err error) *Error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return Fail(Pending, "try again, or give more time with --timeout", "no answer in time").Because(err)
 	}
-	if remote := innermost(err); remote != nil {
+	var remote *connect.Error
+	if errors.As(err, &remote) {
 		return explainRemote(remote)
 	}
 	return Fail(Failed, "", "%s", err.Error()).Because(err)
@@ -149,17 +150,6 @@ const noHub = "cardea doctor says what is missing; cardea dev starts a hub on th
 
 // notThisHub mends a failed pin: either the hub was made anew, or somebody else answers in its place.
 const notThisHub = "if the hub was set up anew, use its new profile; if not, somebody else is answering"
-
-// innermost finds what the hub said. When a ticket is refused, the transport of the call that wanted it wraps that refusal in an
-// error of its own, whose code says only that the call was not sent.
-func innermost(err error) *connect.Error {
-	var found *connect.Error
-	for next := (*connect.Error)(nil); errors.As(err, &next); err = next.Unwrap() {
-		found = next
-		next = nil
-	}
-	return found
-}
 
 func explainRemote(remote *connect.Error) *Error {
 	exit := fromCode(remote.Code())

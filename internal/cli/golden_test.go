@@ -219,6 +219,7 @@ func TestStatementsThatAreNotShown(t *testing.T) {
 	renamed := pendingApproval(t, key)
 	renamed.Id = "apr_01jd7k0000000000000000009b"
 	refused("another id around a genuine statement", renamed, renamed.GetId())
+	refused("another id, and a beginning that fits both", renamed, "apr_01jd7k")
 	changed := pendingApproval(t, key)
 	changed.Statement = bytes.Replace(changed.GetStatement(), []byte(`"attempts":1`), []byte(`"attempts":9`), 1)
 	refused("changed after it was signed", changed, changed.GetId())

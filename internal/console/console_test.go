@@ -14,8 +14,11 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/descriptorpb"
 
 	cardeav1 "cardea/api/cardea/v1"
 	"cardea/api/cardea/v1/cardeav1connect"
@@ -213,6 +216,37 @@ func TestRequestsThatAreNotForwarded(t *testing.T) {
 				t.Fatalf("%d calls forwarded, status %d", f.calls(), w.Code)
 			}
 		})
+	}
+}
+
+func TestBodiesThatAreTooLarge(t *testing.T) {
+	f := newFixture(t, Limits{BodyBytes: 3})
+	if w := f.do(request(whoami, "body")); f.calls() != 0 || connectCode(t, w) != connect.CodeResourceExhausted {
+		t.Fatalf("%d calls forwarded, status %d", f.calls(), w.Code)
+	}
+	if w := f.do(request(whoami, "bod")); f.calls() != 1 {
+		t.Fatalf("status %d", w.Code)
+	}
+}
+
+// TestOnlyTheConsolesServicesAreRouted makes a service that takes people's proofs from another role: it is none of the console's.
+func TestOnlyTheConsolesServicesAreRouted(t *testing.T) {
+	for caller, want := range map[cardeav1.Caller]cardeav1.OnBehalf{
+		cardeav1.Caller_CALLER_GATEWAY: cardeav1.OnBehalf_ON_BEHALF_UNSPECIFIED,
+		cardeav1.Caller_CALLER_CONSOLE: cardeav1.OnBehalf_ON_BEHALF_PERSON,
+	} {
+		options := &descriptorpb.ServiceOptions{}
+		proto.SetExtension(options, cardeav1.E_Caller, caller)
+		proto.SetExtension(options, cardeav1.E_OnBehalf, cardeav1.OnBehalf_ON_BEHALF_PERSON)
+		file, err := protodesc.NewFile(&descriptorpb.FileDescriptorProto{
+			Name: proto.String("x.proto"), Package: proto.String("x"), Service: []*descriptorpb.ServiceDescriptorProto{{Name: proto.String("X"), Options: options}},
+		}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := behalf(file.Services().Get(0)); got != want {
+			t.Errorf("%v: %v, want %v", caller, got, want)
+		}
 	}
 }
 

@@ -9,6 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // folder is a public folder as the authority writes it, with things around it that are nobody's business.
@@ -135,6 +138,24 @@ func TestLinksAreNotFollowed(t *testing.T) {
 		if w := get(o, http.MethodGet, path); w.Code != http.StatusNotFound {
 			t.Errorf("%s: status %d: %s", path, w.Code, w.Body)
 		}
+	}
+}
+
+func TestPipesAreNotOpened(t *testing.T) {
+	dir := folder(t)
+	if err := unix.Mkfifo(filepath.Join(dir, "pipe.json"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	o := serve(t, dir)
+	answered := make(chan int)
+	go func() { answered <- get(o, http.MethodGet, "/pipe.json").Code }()
+	select {
+	case code := <-answered:
+		if code != http.StatusNotFound {
+			t.Fatalf("status %d", code)
+		}
+	case <-time.After(10 * time.Second): // opening a pipe that nobody writes waits for ever
+		t.Fatal("a pipe was opened")
 	}
 }
 
