@@ -118,7 +118,7 @@ func TestBanEndsStreamsAndCalls(t *testing.T) {
 
 // TestStreamEndsWithItsSVID: it cannot outlive the certificate that opened it.
 func TestStreamEndsWithItsSVID(t *testing.T) {
-	_, decide, _, client := decideHub(t, 2*time.Second)
+	_, decide, _, client := decideHub(t, 4*time.Second)
 	openWatch(t, client, decide)
 	within(t, "the expired peer's stream", decide.ended)
 }
@@ -243,7 +243,7 @@ func TestRestoredHubIsRefused(t *testing.T) {
 
 // TestExpiryEndsTheRole: without renewal the role ends by itself, to join anew.
 func TestExpiryEndsTheRole(t *testing.T) {
-	hub := startHub(t, 1500*time.Millisecond)
+	hub := startHub(t, 4*time.Second)
 	hub.authority.mu.Lock()
 	hub.authority.refuse = true
 	hub.authority.mu.Unlock()
