@@ -55,18 +55,7 @@ func (r *Runner) converse(ctx context.Context) error {
 	sender := make(chan struct{})
 	go func() {
 		defer close(sender)
-		for {
-			select {
-			case <-streamCtx.Done():
-				return
-			case m := <-s.outbox:
-				if err := stream.Send(m); err != nil {
-					end(fmt.Errorf("send: %w", err))
-					return
-				}
-				s.up.Store(true)
-			}
-		}
+		s.deliver(streamCtx, stream.Send)
 	}()
 	defer func() { end(nil); <-sender }()
 	r.metrics.sessions.Inc()
@@ -80,6 +69,22 @@ func (r *Runner) converse(ctx context.Context) error {
 		}
 		if err := r.handle(ctx, m); err != nil {
 			return err
+		}
+	}
+}
+
+// deliver sends what is queued, in order, until ctx ends or sending fails.
+func (s *session) deliver(ctx context.Context, send func(*cardeav1.SessionRequest) error) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case m := <-s.outbox:
+			if err := send(m); err != nil {
+				s.end(fmt.Errorf("send: %w", err))
+				return
+			}
+			s.up.Store(true)
 		}
 	}
 }
