@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -672,17 +671,4 @@ func (r *runner) reborn(key string) {
 	r.stopped, r.id.Key = false, key
 	r.mu.Unlock()
 	r.attach(r.w.driver)
-}
-
-func (a *authority) attemptsAsked() []uint32 {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	var out []uint32
-	for _, in := range a.intents {
-		if in.GetRunner() != "" {
-			out = append(out, in.GetAttempt())
-		}
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
 }
