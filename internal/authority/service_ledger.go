@@ -72,6 +72,18 @@ func protoEntry(r ledger.Record) *cardeav1.Entry {
 	return &cardeav1.Entry{Index: uint64(r.Index), Leaf: r.Leaf, Payload: r.Payload, Salt: r.Salt}
 }
 
+// Checkpoints answers all signed checkpoints, oldest first.
+func (s LedgerService) Checkpoints(ctx context.Context, r *cardeav1.CheckpointsRequest) (*cardeav1.CheckpointsResponse, error) {
+	if err := s.reader(ctx); err != nil {
+		return nil, err
+	}
+	signed, err := s.Ledger.Checkpoints(ctx, int64(r.GetFromSize()), int(r.GetLimit()))
+	if err != nil {
+		return nil, s.ledgerError("Checkpoints", err)
+	}
+	return &cardeav1.CheckpointsResponse{Checkpoints: signed}, nil
+}
+
 // Prove proves that a leaf is under the newest checkpoint and, when asked, that an older tree is a prefix of it.
 func (s LedgerService) Prove(ctx context.Context, r *cardeav1.ProveRequest) (*cardeav1.ProveResponse, error) {
 	if err := s.reader(ctx); err != nil {

@@ -20,7 +20,8 @@ func newPage(o Options) *page {
 	if p.columns < 60 {
 		p.columns = 100
 	}
-	p.line(bold, "\nCardea: a workflow engine in which nothing holds standing access")
+	p.line(plain, "")
+	p.line(bold, "Cardea: a workflow engine in which nothing holds standing access")
 	return p
 }
 
@@ -43,7 +44,8 @@ func (p *page) line(style, text string) {
 
 func (p *page) chapter(title string) {
 	p.number++
-	p.line(bold+";"+blue, fmt.Sprintf("\n%d  %s", p.number, title))
+	p.line(plain, "")
+	p.line(bold+";"+blue, fmt.Sprintf("%d  %s", p.number, title))
 }
 
 func (p *page) say(format string, args ...any) { p.line(plain, "   "+fmt.Sprintf(format, args...)) }
@@ -79,7 +81,8 @@ func (p *page) holds(claim string) { p.line(green, "   ✔ "+claim) }
 func (p *page) failed(err error) { p.line(bold+";"+red, "   ✘ "+err.Error()) }
 
 func (p *page) report(held []string, took time.Duration) {
-	p.line(bold, fmt.Sprintf("\nAll of this held, in %.1f s:", took.Seconds()))
+	p.line(plain, "")
+	p.line(bold, fmt.Sprintf("All of this held, in %.1f s:", took.Seconds()))
 	for _, claim := range held {
 		p.line(green, "  ✔ "+claim)
 	}

@@ -21,6 +21,105 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type CheckpointsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only checkpoints of at least this many leaves.
+	FromSize uint64 `protobuf:"varint,1,opt,name=from_size,json=fromSize,proto3" json:"from_size,omitempty"`
+	// At most 1000; 100 when 0.
+	Limit         uint32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckpointsRequest) Reset() {
+	*x = CheckpointsRequest{}
+	mi := &file_cardea_v1_ledger_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckpointsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckpointsRequest) ProtoMessage() {}
+
+func (x *CheckpointsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cardea_v1_ledger_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckpointsRequest.ProtoReflect.Descriptor instead.
+func (*CheckpointsRequest) Descriptor() ([]byte, []int) {
+	return file_cardea_v1_ledger_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *CheckpointsRequest) GetFromSize() uint64 {
+	if x != nil {
+		return x.FromSize
+	}
+	return 0
+}
+
+func (x *CheckpointsRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type CheckpointsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In note form, oldest first.
+	Checkpoints   [][]byte `protobuf:"bytes,1,rep,name=checkpoints,proto3" json:"checkpoints,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckpointsResponse) Reset() {
+	*x = CheckpointsResponse{}
+	mi := &file_cardea_v1_ledger_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckpointsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckpointsResponse) ProtoMessage() {}
+
+func (x *CheckpointsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cardea_v1_ledger_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckpointsResponse.ProtoReflect.Descriptor instead.
+func (*CheckpointsResponse) Descriptor() ([]byte, []int) {
+	return file_cardea_v1_ledger_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *CheckpointsResponse) GetCheckpoints() [][]byte {
+	if x != nil {
+		return x.Checkpoints
+	}
+	return nil
+}
+
 type CheckpointRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Wait until every leaf recorded so far is under it.
@@ -31,7 +130,7 @@ type CheckpointRequest struct {
 
 func (x *CheckpointRequest) Reset() {
 	*x = CheckpointRequest{}
-	mi := &file_cardea_v1_ledger_proto_msgTypes[0]
+	mi := &file_cardea_v1_ledger_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -43,7 +142,7 @@ func (x *CheckpointRequest) String() string {
 func (*CheckpointRequest) ProtoMessage() {}
 
 func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cardea_v1_ledger_proto_msgTypes[0]
+	mi := &file_cardea_v1_ledger_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -56,7 +155,7 @@ func (x *CheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointRequest.ProtoReflect.Descriptor instead.
 func (*CheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_cardea_v1_ledger_proto_rawDescGZIP(), []int{0}
+	return file_cardea_v1_ledger_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *CheckpointRequest) GetSettle() bool {
@@ -69,7 +168,7 @@ func (x *CheckpointRequest) GetSettle() bool {
 type CheckpointResponse struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Checkpoint []byte                 `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
-	// All signed checkpoints, oldest first, when asked for with Entries of the whole.
+	// How many have been signed; Checkpoints has them all.
 	Checkpoints   uint64 `protobuf:"varint,2,opt,name=checkpoints,proto3" json:"checkpoints,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -77,7 +176,7 @@ type CheckpointResponse struct {
 
 func (x *CheckpointResponse) Reset() {
 	*x = CheckpointResponse{}
-	mi := &file_cardea_v1_ledger_proto_msgTypes[1]
+	mi := &file_cardea_v1_ledger_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -89,7 +188,7 @@ func (x *CheckpointResponse) String() string {
 func (*CheckpointResponse) ProtoMessage() {}
 
 func (x *CheckpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cardea_v1_ledger_proto_msgTypes[1]
+	mi := &file_cardea_v1_ledger_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -102,7 +201,7 @@ func (x *CheckpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckpointResponse.ProtoReflect.Descriptor instead.
 func (*CheckpointResponse) Descriptor() ([]byte, []int) {
-	return file_cardea_v1_ledger_proto_rawDescGZIP(), []int{1}
+	return file_cardea_v1_ledger_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CheckpointResponse) GetCheckpoint() []byte {
@@ -130,7 +229,7 @@ type EntriesRequest struct {
 
 func (x *EntriesRequest) Reset() {
 	*x = EntriesRequest{}
-	mi := &file_cardea_v1_ledger_proto_msgTypes[2]
+	mi := &file_cardea_v1_ledger_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -142,7 +241,7 @@ func (x *EntriesRequest) String() string {
 func (*EntriesRequest) ProtoMessage() {}
 
 func (x *EntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cardea_v1_ledger_proto_msgTypes[2]
+	mi := &file_cardea_v1_ledger_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -155,7 +254,7 @@ func (x *EntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntriesRequest.ProtoReflect.Descriptor instead.
 func (*EntriesRequest) Descriptor() ([]byte, []int) {
-	return file_cardea_v1_ledger_proto_rawDescGZIP(), []int{2}
+	return file_cardea_v1_ledger_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *EntriesRequest) GetFrom() uint64 {
@@ -182,7 +281,7 @@ type EntriesResponse struct {
 
 func (x *EntriesResponse) Reset() {
 	*x = EntriesResponse{}
-	mi := &file_cardea_v1_ledger_proto_msgTypes[3]
+	mi := &file_cardea_v1_ledger_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -194,7 +293,7 @@ func (x *EntriesResponse) String() string {
 func (*EntriesResponse) ProtoMessage() {}
 
 func (x *EntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cardea_v1_ledger_proto_msgTypes[3]
+	mi := &file_cardea_v1_ledger_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -207,7 +306,7 @@ func (x *EntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntriesResponse.ProtoReflect.Descriptor instead.
 func (*EntriesResponse) Descriptor() ([]byte, []int) {
-	return file_cardea_v1_ledger_proto_rawDescGZIP(), []int{3}
+	return file_cardea_v1_ledger_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *EntriesResponse) GetEntries() []*Entry {
@@ -239,7 +338,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_cardea_v1_ledger_proto_msgTypes[4]
+	mi := &file_cardea_v1_ledger_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -251,7 +350,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_cardea_v1_ledger_proto_msgTypes[4]
+	mi := &file_cardea_v1_ledger_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -264,7 +363,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_cardea_v1_ledger_proto_rawDescGZIP(), []int{4}
+	return file_cardea_v1_ledger_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Entry) GetIndex() uint64 {
@@ -309,7 +408,7 @@ type ProveRequest struct {
 
 func (x *ProveRequest) Reset() {
 	*x = ProveRequest{}
-	mi := &file_cardea_v1_ledger_proto_msgTypes[5]
+	mi := &file_cardea_v1_ledger_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -321,7 +420,7 @@ func (x *ProveRequest) String() string {
 func (*ProveRequest) ProtoMessage() {}
 
 func (x *ProveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cardea_v1_ledger_proto_msgTypes[5]
+	mi := &file_cardea_v1_ledger_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -334,7 +433,7 @@ func (x *ProveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveRequest.ProtoReflect.Descriptor instead.
 func (*ProveRequest) Descriptor() ([]byte, []int) {
-	return file_cardea_v1_ledger_proto_rawDescGZIP(), []int{5}
+	return file_cardea_v1_ledger_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ProveRequest) GetLeafId() string {
@@ -378,7 +477,7 @@ type ProveResponse struct {
 
 func (x *ProveResponse) Reset() {
 	*x = ProveResponse{}
-	mi := &file_cardea_v1_ledger_proto_msgTypes[6]
+	mi := &file_cardea_v1_ledger_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -390,7 +489,7 @@ func (x *ProveResponse) String() string {
 func (*ProveResponse) ProtoMessage() {}
 
 func (x *ProveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cardea_v1_ledger_proto_msgTypes[6]
+	mi := &file_cardea_v1_ledger_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -403,7 +502,7 @@ func (x *ProveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveResponse.ProtoReflect.Descriptor instead.
 func (*ProveResponse) Descriptor() ([]byte, []int) {
-	return file_cardea_v1_ledger_proto_rawDescGZIP(), []int{6}
+	return file_cardea_v1_ledger_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ProveResponse) GetEntry() *Entry {
@@ -438,7 +537,12 @@ var File_cardea_v1_ledger_proto protoreflect.FileDescriptor
 
 const file_cardea_v1_ledger_proto_rawDesc = "" +
 	"\n" +
-	"\x16cardea/v1/ledger.proto\x12\tcardea.v1\x1a\x17cardea/v1/options.proto\"+\n" +
+	"\x16cardea/v1/ledger.proto\x12\tcardea.v1\x1a\x17cardea/v1/options.proto\"G\n" +
+	"\x12CheckpointsRequest\x12\x1b\n" +
+	"\tfrom_size\x18\x01 \x01(\x04R\bfromSize\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\rR\x05limit\"7\n" +
+	"\x13CheckpointsResponse\x12 \n" +
+	"\vcheckpoints\x18\x01 \x03(\fR\vcheckpoints\"+\n" +
 	"\x11CheckpointRequest\x12\x16\n" +
 	"\x06settle\x18\x01 \x01(\bR\x06settle\"V\n" +
 	"\x12CheckpointResponse\x12\x1e\n" +
@@ -468,12 +572,13 @@ const file_cardea_v1_ledger_proto_rawDesc = "" +
 	"checkpoint\x18\x02 \x01(\fR\n" +
 	"checkpoint\x12\x1c\n" +
 	"\tinclusion\x18\x03 \x03(\fR\tinclusion\x12 \n" +
-	"\vconsistency\x18\x04 \x03(\fR\vconsistency2\xdb\x01\n" +
+	"\vconsistency\x18\x04 \x03(\fR\vconsistency2\xa9\x02\n" +
 	"\x06Ledger\x12I\n" +
 	"\n" +
 	"Checkpoint\x12\x1c.cardea.v1.CheckpointRequest\x1a\x1d.cardea.v1.CheckpointResponse\x12@\n" +
 	"\aEntries\x12\x19.cardea.v1.EntriesRequest\x1a\x1a.cardea.v1.EntriesResponse\x12:\n" +
-	"\x05Prove\x12\x17.cardea.v1.ProveRequest\x1a\x18.cardea.v1.ProveResponse\x1a\b\x88\xb5\x18\x05\x90\xb5\x18\x01B\x1fZ\x1dcardea/api/cardea/v1;cardeav1b\x06proto3"
+	"\x05Prove\x12\x17.cardea.v1.ProveRequest\x1a\x18.cardea.v1.ProveResponse\x12L\n" +
+	"\vCheckpoints\x12\x1d.cardea.v1.CheckpointsRequest\x1a\x1e.cardea.v1.CheckpointsResponse\x1a\b\x88\xb5\x18\x05\x90\xb5\x18\x01B\x1fZ\x1dcardea/api/cardea/v1;cardeav1b\x06proto3"
 
 var (
 	file_cardea_v1_ledger_proto_rawDescOnce sync.Once
@@ -487,27 +592,31 @@ func file_cardea_v1_ledger_proto_rawDescGZIP() []byte {
 	return file_cardea_v1_ledger_proto_rawDescData
 }
 
-var file_cardea_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_cardea_v1_ledger_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_cardea_v1_ledger_proto_goTypes = []any{
-	(*CheckpointRequest)(nil),  // 0: cardea.v1.CheckpointRequest
-	(*CheckpointResponse)(nil), // 1: cardea.v1.CheckpointResponse
-	(*EntriesRequest)(nil),     // 2: cardea.v1.EntriesRequest
-	(*EntriesResponse)(nil),    // 3: cardea.v1.EntriesResponse
-	(*Entry)(nil),              // 4: cardea.v1.Entry
-	(*ProveRequest)(nil),       // 5: cardea.v1.ProveRequest
-	(*ProveResponse)(nil),      // 6: cardea.v1.ProveResponse
+	(*CheckpointsRequest)(nil),  // 0: cardea.v1.CheckpointsRequest
+	(*CheckpointsResponse)(nil), // 1: cardea.v1.CheckpointsResponse
+	(*CheckpointRequest)(nil),   // 2: cardea.v1.CheckpointRequest
+	(*CheckpointResponse)(nil),  // 3: cardea.v1.CheckpointResponse
+	(*EntriesRequest)(nil),      // 4: cardea.v1.EntriesRequest
+	(*EntriesResponse)(nil),     // 5: cardea.v1.EntriesResponse
+	(*Entry)(nil),               // 6: cardea.v1.Entry
+	(*ProveRequest)(nil),        // 7: cardea.v1.ProveRequest
+	(*ProveResponse)(nil),       // 8: cardea.v1.ProveResponse
 }
 var file_cardea_v1_ledger_proto_depIdxs = []int32{
-	4, // 0: cardea.v1.EntriesResponse.entries:type_name -> cardea.v1.Entry
-	4, // 1: cardea.v1.ProveResponse.entry:type_name -> cardea.v1.Entry
-	0, // 2: cardea.v1.Ledger.Checkpoint:input_type -> cardea.v1.CheckpointRequest
-	2, // 3: cardea.v1.Ledger.Entries:input_type -> cardea.v1.EntriesRequest
-	5, // 4: cardea.v1.Ledger.Prove:input_type -> cardea.v1.ProveRequest
-	1, // 5: cardea.v1.Ledger.Checkpoint:output_type -> cardea.v1.CheckpointResponse
-	3, // 6: cardea.v1.Ledger.Entries:output_type -> cardea.v1.EntriesResponse
-	6, // 7: cardea.v1.Ledger.Prove:output_type -> cardea.v1.ProveResponse
-	5, // [5:8] is the sub-list for method output_type
-	2, // [2:5] is the sub-list for method input_type
+	6, // 0: cardea.v1.EntriesResponse.entries:type_name -> cardea.v1.Entry
+	6, // 1: cardea.v1.ProveResponse.entry:type_name -> cardea.v1.Entry
+	2, // 2: cardea.v1.Ledger.Checkpoint:input_type -> cardea.v1.CheckpointRequest
+	4, // 3: cardea.v1.Ledger.Entries:input_type -> cardea.v1.EntriesRequest
+	7, // 4: cardea.v1.Ledger.Prove:input_type -> cardea.v1.ProveRequest
+	0, // 5: cardea.v1.Ledger.Checkpoints:input_type -> cardea.v1.CheckpointsRequest
+	3, // 6: cardea.v1.Ledger.Checkpoint:output_type -> cardea.v1.CheckpointResponse
+	5, // 7: cardea.v1.Ledger.Entries:output_type -> cardea.v1.EntriesResponse
+	8, // 8: cardea.v1.Ledger.Prove:output_type -> cardea.v1.ProveResponse
+	1, // 9: cardea.v1.Ledger.Checkpoints:output_type -> cardea.v1.CheckpointsResponse
+	6, // [6:10] is the sub-list for method output_type
+	2, // [2:6] is the sub-list for method input_type
 	2, // [2:2] is the sub-list for extension type_name
 	2, // [2:2] is the sub-list for extension extendee
 	0, // [0:2] is the sub-list for field type_name
@@ -525,7 +634,7 @@ func file_cardea_v1_ledger_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cardea_v1_ledger_proto_rawDesc), len(file_cardea_v1_ledger_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

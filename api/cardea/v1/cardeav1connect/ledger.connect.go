@@ -39,6 +39,8 @@ const (
 	LedgerEntriesProcedure = "/cardea.v1.Ledger/Entries"
 	// LedgerProveProcedure is the fully-qualified name of the Ledger's Prove RPC.
 	LedgerProveProcedure = "/cardea.v1.Ledger/Prove"
+	// LedgerCheckpointsProcedure is the fully-qualified name of the Ledger's Checkpoints RPC.
+	LedgerCheckpointsProcedure = "/cardea.v1.Ledger/Checkpoints"
 )
 
 // LedgerClient is a client for the cardea.v1.Ledger service.
@@ -47,6 +49,8 @@ type LedgerClient interface {
 	Checkpoint(context.Context, *v1.CheckpointRequest) (*v1.CheckpointResponse, error)
 	Entries(context.Context, *v1.EntriesRequest) (*v1.EntriesResponse, error)
 	Prove(context.Context, *v1.ProveRequest) (*v1.ProveResponse, error)
+	// Checkpoints answers every checkpoint that was ever signed, oldest first, so that a reader can check that none forks from another.
+	Checkpoints(context.Context, *v1.CheckpointsRequest) (*v1.CheckpointsResponse, error)
 }
 
 // NewLedgerClient constructs a client for the cardea.v1.Ledger service. By default, it uses the
@@ -78,14 +82,21 @@ func NewLedgerClient(httpClient connect.HTTPClient, baseURL string, opts ...conn
 			connect.WithSchema(ledgerMethods.ByName("Prove")),
 			connect.WithClientOptions(opts...),
 		),
+		checkpoints: connect.NewClient[v1.CheckpointsRequest, v1.CheckpointsResponse](
+			httpClient,
+			baseURL+LedgerCheckpointsProcedure,
+			connect.WithSchema(ledgerMethods.ByName("Checkpoints")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // ledgerClient implements LedgerClient.
 type ledgerClient struct {
-	checkpoint *connect.Client[v1.CheckpointRequest, v1.CheckpointResponse]
-	entries    *connect.Client[v1.EntriesRequest, v1.EntriesResponse]
-	prove      *connect.Client[v1.ProveRequest, v1.ProveResponse]
+	checkpoint  *connect.Client[v1.CheckpointRequest, v1.CheckpointResponse]
+	entries     *connect.Client[v1.EntriesRequest, v1.EntriesResponse]
+	prove       *connect.Client[v1.ProveRequest, v1.ProveResponse]
+	checkpoints *connect.Client[v1.CheckpointsRequest, v1.CheckpointsResponse]
 }
 
 // Checkpoint calls cardea.v1.Ledger.Checkpoint.
@@ -115,12 +126,23 @@ func (c *ledgerClient) Prove(ctx context.Context, req *v1.ProveRequest) (*v1.Pro
 	return nil, err
 }
 
+// Checkpoints calls cardea.v1.Ledger.Checkpoints.
+func (c *ledgerClient) Checkpoints(ctx context.Context, req *v1.CheckpointsRequest) (*v1.CheckpointsResponse, error) {
+	response, err := c.checkpoints.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // LedgerHandler is an implementation of the cardea.v1.Ledger service.
 type LedgerHandler interface {
 	// Checkpoint answers the newest signed checkpoint, in note form.
 	Checkpoint(context.Context, *v1.CheckpointRequest) (*v1.CheckpointResponse, error)
 	Entries(context.Context, *v1.EntriesRequest) (*v1.EntriesResponse, error)
 	Prove(context.Context, *v1.ProveRequest) (*v1.ProveResponse, error)
+	// Checkpoints answers every checkpoint that was ever signed, oldest first, so that a reader can check that none forks from another.
+	Checkpoints(context.Context, *v1.CheckpointsRequest) (*v1.CheckpointsResponse, error)
 }
 
 // NewLedgerHandler builds an HTTP handler from the service implementation. It returns the path on
@@ -148,6 +170,12 @@ func NewLedgerHandler(svc LedgerHandler, opts ...connect.HandlerOption) (string,
 		connect.WithSchema(ledgerMethods.ByName("Prove")),
 		connect.WithHandlerOptions(opts...),
 	)
+	ledgerCheckpointsHandler := connect.NewUnaryHandlerSimple(
+		LedgerCheckpointsProcedure,
+		svc.Checkpoints,
+		connect.WithSchema(ledgerMethods.ByName("Checkpoints")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/cardea.v1.Ledger/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case LedgerCheckpointProcedure:
@@ -156,6 +184,8 @@ func NewLedgerHandler(svc LedgerHandler, opts ...connect.HandlerOption) (string,
 			ledgerEntriesHandler.ServeHTTP(w, r)
 		case LedgerProveProcedure:
 			ledgerProveHandler.ServeHTTP(w, r)
+		case LedgerCheckpointsProcedure:
+			ledgerCheckpointsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -175,4 +205,8 @@ func (UnimplementedLedgerHandler) Entries(context.Context, *v1.EntriesRequest) (
 
 func (UnimplementedLedgerHandler) Prove(context.Context, *v1.ProveRequest) (*v1.ProveResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cardea.v1.Ledger.Prove is not implemented"))
+}
+
+func (UnimplementedLedgerHandler) Checkpoints(context.Context, *v1.CheckpointsRequest) (*v1.CheckpointsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cardea.v1.Ledger.Checkpoints is not implemented"))
 }
