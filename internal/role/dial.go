@@ -4,12 +4,17 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"connectrpc.com/connect"
+	"golang.org/x/sys/unix"
 )
 
 // BaseURL is what connect clients made with Dial use: the address decides where a call
@@ -50,7 +55,40 @@ type line struct {
 }
 
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	return t.line().http.RoundTrip(r)
+	resp, err := t.line().http.RoundTrip(r)
+	if err != nil {
+		return nil, lost(r.Context(), err)
+	}
+	resp.Body = &body{resp.Body, r.Context()}
+	return resp, nil
+}
+
+// body is a response's, whose end says Unavailable when the peer is gone.
+type body struct {
+	io.ReadCloser
+	ctx context.Context
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		err = lost(b.ctx, err)
+	}
+	return n, err
+}
+
+// lost says Unavailable when a connection broke under a call. Connect takes a broken pipe for a cancellation by the caller, which nobody
+// retries; here it is a role that was restarted.
+func lost(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return err
+	}
+	for _, broken := range []error{unix.EPIPE, unix.ECONNRESET, io.ErrUnexpectedEOF, context.Canceled} {
+		if errors.Is(err, broken) {
+			return connect.NewError(connect.CodeUnavailable, fmt.Errorf("the connection broke: %s", err))
+		}
+	}
+	return err
 }
 
 // CloseIdleConnections serves http.Client.CloseIdleConnections.

@@ -322,6 +322,20 @@ func TestConnectionIsReplaced(t *testing.T) {
 	}
 }
 
+// TestBrokenStreamIsUnavailable: a role that dies under an open stream is not mistaken for a caller that gave up.
+func TestBrokenStreamIsUnavailable(t *testing.T) {
+	_, decide, r, client := decideHub(t, time.Hour)
+	stream := openWatch(t, client, decide)
+	for _, s := range r.host.servers {
+		s.http.Close()
+	}
+	for stream.Receive() {
+	}
+	if code := connect.CodeOf(stream.Err()); code != connect.CodeUnavailable {
+		t.Errorf("the stream ended with %v (%v)", code, stream.Err())
+	}
+}
+
 // countingListener counts the connections that it accepts.
 type countingListener struct {
 	net.Listener
@@ -359,6 +373,16 @@ func TestManyCallsShareOneConnection(t *testing.T) {
 			t.Fatal(err)
 		}
 		go s.serve()
+		// A call that meets the broken connection is told that the role is unavailable, whatever others make of it.
+		for tries := 0; round > 0; tries++ {
+			_, err := client.EndRun(t.Context(), &cardeav1.EndRunRequest{})
+			if connect.CodeOf(err) == connect.CodeUnimplemented {
+				break
+			}
+			if connect.CodeOf(err) != connect.CodeUnavailable || tries > 100 {
+				t.Fatalf("try %d after the break: %v", tries, err)
+			}
+		}
 		var calls sync.WaitGroup
 		for range 300 {
 			calls.Go(func() {
