@@ -121,10 +121,7 @@ func (a *app) decideCommand(c *cobra.Command, refuse bool) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := h.show(after, func() []cli.Line { return cli.ApprovalState(after) }); err != nil {
-			return err
-		}
-		return nil
+		return h.show(after, func() []cli.Line { return cli.ApprovalState(after) })
 	})
 }
 
@@ -142,23 +139,8 @@ func (h *hub) decide(ctx context.Context, q asked, d *answer) (*cardeav1.Approva
 	if err != nil {
 		return nil, err
 	}
-	if !h.json() || !d.yes {
-		if err := cli.NewOut(h.app.err, h.app.env).Print(h.render(ctx, q)...); err != nil {
-			return nil, err
-		}
-	}
-	if !d.yes {
-		verb := cli.Safe("Sign")
-		if d.refuse {
-			verb = "Refuse"
-		}
-		ok, err := h.app.confirm(ctx, cli.F("%s with ssh key %s (%s)?", verb, ssh.FingerprintSHA256(signer.PublicKey()), signer.Name()))
-		if err != nil {
-			return nil, err
-		}
-		if !ok {
-			return nil, cli.Fail(cli.Failed, "", "nothing was signed")
-		}
+	if err := h.consent(ctx, q, d, signer); err != nil {
+		return nil, err
 	}
 	signature, err := verify.SignApproval(signer, q.approval.GetStatement(), d.refuse)
 	if err != nil {
@@ -171,6 +153,27 @@ func (h *hub) decide(ctx context.Context, q asked, d *answer) (*cardeav1.Approva
 		return nil, err
 	}
 	return sent.GetApproval(), nil
+}
+
+// consent shows what would be signed and asks for a yes, unless the command line has said it.
+func (h *hub) consent(ctx context.Context, q asked, d *answer, signer verify.Signer) error {
+	if !h.json() || !d.yes {
+		if err := cli.NewOut(h.app.err, h.app.env).Print(h.render(ctx, q)...); err != nil {
+			return err
+		}
+	}
+	if d.yes {
+		return nil
+	}
+	verb := cli.Safe("Sign")
+	if d.refuse {
+		verb = "Refuse"
+	}
+	ok, err := h.app.confirm(ctx, cli.F("%s with ssh key %s (%s)?", verb, ssh.FingerprintSHA256(signer.PublicKey()), signer.Name()))
+	if err == nil && !ok {
+		err = cli.Fail(cli.Failed, "", "nothing was signed")
+	}
+	return err
 }
 
 // signer is the key that a person signs with: the file that they or their profile name, or the one of their registered keys

@@ -102,7 +102,11 @@ func attempts(records []*cardeav1.AttemptRecord) []Line {
 	var lines []Line
 	for i, a := range records {
 		if len(records) > 1 || a.GetAttempt() > 1 {
-			lines = append(lines, L(F("    attempt %d, epoch %d", a.GetAttempt(), a.GetEpoch())))
+			head := F("    attempt %d", a.GetAttempt())
+			if a.GetEpoch() > 0 { // none is issued before the action is allowed
+				head += F(", epoch %d", a.GetEpoch())
+			}
+			lines = append(lines, L(head))
 		}
 		// One approval's signatures stand once: with the verdict that they led to, or with the question while it waits.
 		answered := i < len(records)-1 && a.GetVerdict().GetOutcome() == cardeav1.Outcome_OUTCOME_PENDING
@@ -183,7 +187,7 @@ func verdictLine(before Safe, v *cardeav1.Verdict) Line {
 	case cardeav1.Outcome_OUTCOME_DENY:
 		return L(before).Add(Red, "denied").Add(Plain, prefixed(" by ", by)+prefixed(": ", reason(v)))
 	case cardeav1.Outcome_OUTCOME_PENDING:
-		return L(before).Add(Yellow, "pending").Add(Plain, prefixed(", asked for by ", by)+prefixed(": ", reason(v)))
+		return L(before).Add(Yellow, "pending").Add(Plain, prefixed(": ", reason(v)))
 	case cardeav1.Outcome_OUTCOME_IN_DOUBT:
 		return L(before).Add(Red, "in doubt").Add(Plain, prefixed(": ", Clean(v.GetReason())))
 	}
