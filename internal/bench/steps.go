@@ -1,0 +1,224 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"cardea/internal/cli"
+	"cardea/internal/supervise"
+)
+
+// world is the hub that is measured, its target and its client.
+type world struct {
+	tree   *supervise.Tree
+	target *target
+	client *cli.Client
+	runs   int // completed, as clients saw them
+}
+
+// steps measures governed steps: first one run at a time, then many; then every count is taken and compared.
+func (b *bench) steps(ctx context.Context) (err error) {
+	w := &world{}
+	if w.tree, err = b.start(ctx, "hub"); err != nil {
+		return err
+	}
+	open := true
+	defer func() {
+		if open {
+			err = errors.Join(err, w.tree.Close())
+		}
+	}()
+	if w.target, err = startTarget(ctx, w.tree.OriginURL()); err != nil {
+		return err
+	}
+	if err := b.loads(ctx, w); err != nil {
+		_, stopErr := w.target.stop()
+		return errors.Join(err, stopErr, fmt.Errorf("the hub's log ends with\n%s", b.logTail("hub")))
+	}
+	got, err := b.count(ctx, w)
+	if err != nil {
+		return err
+	}
+	open = false
+	if err := w.tree.Close(); err != nil {
+		return fmt.Errorf("stop the hub: %w", err)
+	}
+	if got.journalled, got.ended, err = journalled(ctx, filepath.Join(w.tree.Dir(), supervise.Engine, "journal.db")); err != nil {
+		return err
+	}
+	return b.agree(got, w.runs)
+}
+
+func (b *bench) loads(ctx context.Context, w *world) error {
+	if err := b.apply(ctx, w.tree, w.target); err != nil {
+		return err
+	}
+	var err error
+	if w.client, err = client(w.tree); err != nil {
+		return err
+	}
+	if err := pause(ctx, b.plan.settle); err != nil {
+		return err
+	}
+	idle, err := w.memory()
+	if err != nil {
+		return err
+	}
+	b.figures.set("pss_idle_mb", idle)
+	if err := b.window(ctx, w, 1, b.plan.alone); err != nil {
+		return err
+	}
+	return b.window(ctx, w, b.plan.many, b.plan.together)
+}
+
+// window measures a while of a steady load: what clients see completed between its two ends counts.
+func (b *bench) window(ctx context.Context, w *world, n int, length time.Duration) error {
+	l := startLoad(ctx, w.client, n)
+	before, after, peak, err := b.watchWindow(ctx, w, length)
+	all, loadErr := l.finish()
+	w.runs += len(all)
+	if err := errors.Join(loadErr, err); err != nil {
+		return err
+	}
+	inside := slices.DeleteFunc(slices.Clone(all), func(d done) bool { return d.at.Before(before.at) || d.at.After(after.at) })
+	if len(inside) == 0 {
+		return fmt.Errorf("no run completed in %s with %d at a time", length, n)
+	}
+	b.report(n, inside, before, after)
+	if n > 1 {
+		b.figures.set("pss_mb", peak)
+		b.say("memory    %.0f MB under that load, %.0f MB idle: proportional set sizes of the hub's processes, summed", peak, b.figures["pss_idle_mb"])
+	}
+	return nil
+}
+
+// watchWindow waits out the warm-up and the window; peak is the most memory seen in it, in MB.
+func (b *bench) watchWindow(ctx context.Context, w *world, length time.Duration) (before, after sample, peak float64, err error) {
+	if err = pause(ctx, b.plan.warm); err != nil {
+		return
+	}
+	if before, err = w.sample(ctx); err != nil {
+		return
+	}
+	for end := before.at.Add(length); time.Now().Before(end); {
+		if err = pause(ctx, min(time.Second, time.Until(end))); err != nil {
+			return
+		}
+		var now float64
+		if now, err = w.memory(); err != nil {
+			return
+		}
+		peak = max(peak, now)
+	}
+	after, err = w.sample(ctx)
+	return
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// sample is what has been used up to a moment.
+type sample struct {
+	at        time.Time
+	cpu       map[string]time.Duration // by process; "target" and "clients" are no part of the hub
+	authority map[string]timing
+	engine    map[string]timing
+}
+
+func (w *world) sample(ctx context.Context) (sample, error) {
+	s := sample{at: time.Now(), cpu: map[string]time.Duration{}}
+	pids := map[string]int{"target": w.target.pid(), "clients": os.Getpid()}
+	for _, name := range w.tree.Names() {
+		pids[name] = w.tree.PID(name)
+	}
+	for name, pid := range pids {
+		used, err := cpu(pid)
+		if err != nil {
+			return s, err
+		}
+		s.cpu[name] = used
+	}
+	var err error
+	if s.authority, err = timings(ctx, w.tree, supervise.Authority); err != nil {
+		return s, err
+	}
+	s.engine, err = timings(ctx, w.tree, supervise.Engine)
+	return s, err
+}
+
+// memory is the hub's, in MB (10^6 bytes).
+func (w *world) memory() (float64, error) {
+	var sum int64
+	for _, name := range w.tree.Names() {
+		bytes, err := pss(w.tree.PID(name))
+		if err != nil {
+			return 0, err
+		}
+		sum += bytes
+	}
+	return float64(sum) / 1e6, nil
+}
+
+// report sets the figures of a window and prints them.
+func (b *bench) report(n int, inside []done, before, after sample) {
+	var steps, runs []time.Duration
+	for _, d := range inside {
+		steps, runs = append(steps, d.steps...), append(runs, d.took)
+	}
+	sorted(steps)
+	sorted(runs)
+	length := after.at.Sub(before.at)
+	rate := float64(len(steps)) / length.Seconds()
+	b.figures.set(fmt.Sprintf("governed_steps_per_s_c%d", n), rate)
+	for name, d := range map[string]time.Duration{"governed_step_p50": quantile(steps, .5), "governed_step_p99": quantile(steps, .99),
+		"run_p50": quantile(runs, .5), "run_p99": quantile(runs, .99)} {
+		b.figures.set(fmt.Sprintf("%s_ms_c%d", name, n), millis(d))
+	}
+	b.say("%-9s %.0f governed steps/s; a step %.1f ms, p99 %.1f ms; a run of %d, as its client sees it, %.1f ms, p99 %.1f ms (%d runs in %.1f s)", fmt.Sprintf("%d at once", n), rate,
+		millis(quantile(steps, .5)), millis(quantile(steps, .99)), tasks, millis(quantile(runs, .5)), millis(quantile(runs, .99)), len(runs), length.Seconds())
+	b.reportCosts(n, len(steps), before, after)
+}
+
+func (b *bench) reportCosts(n, steps int, before, after sample) {
+	mean := func(of func(sample) map[string]timing, name string) float64 {
+		return of(after)[name].since(of(before)[name]).mean()
+	}
+	authority := func(s sample) map[string]timing { return s.authority }
+	engine := func(s sample) map[string]timing { return s.engine }
+	authorize, redeem := mean(authority, "cardea_authorize_seconds"), mean(authority, "cardea_redeem_seconds")
+	b.say("          at the authority: Authorize %.2f ms, Redeem %.2f ms; the engine: an event durable in %.2f ms, %.1f intents to a question", authorize, redeem,
+		mean(engine, "cardea_engine_journal_commit_seconds"), mean(engine, "cardea_engine_authorize_batch_intents")/1000)
+	key := func(name string) string { return fmt.Sprintf("%s_ms_c%d", name, n) }
+	b.figures.set(key("authorize"), authorize)
+	b.figures.set(key("redeem"), redeem)
+	if n == 1 {
+		b.figures.set("authorize_ms", authorize)
+		b.figures.set("redeem_ms", redeem)
+	}
+	var names []string
+	for name := range after.cpu {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	line, sum := "", time.Duration(0)
+	for _, name := range names {
+		used := after.cpu[name] - before.cpu[name]
+		sum += used
+		each := used / time.Duration(steps)
+		b.figures.set(fmt.Sprintf("cpu_us_%s_c%d", name, n), float64(each.Microseconds()))
+		line += fmt.Sprintf(" %s %d,", name, each.Microseconds())
+	}
+	b.say("          processor µs a step:%s together %d (%.2f processors busy)", line, (sum / time.Duration(steps)).Microseconds(),
+		sum.Seconds()/after.at.Sub(before.at).Seconds())
+}
