@@ -591,7 +591,7 @@ func closedRuns(w *world, ids []string) <-chan struct{} {
 	d := w.driver
 	go func() {
 		for _, id := range ids {
-			if err := d.Watch(context.Background(), id, func(*cardeav1.Run) error { return nil }); err != nil {
+			if err := d.Watch(context.Background(), id, 0, func(*cardeav1.Run) error { return nil }); err != nil {
 				return
 			}
 		}

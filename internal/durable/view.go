@@ -3,6 +3,7 @@ package durable
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -122,32 +123,71 @@ func (d *Driver) Get(ctx context.Context, id string) (*cardeav1.Run, error) {
 	return d.view(r)
 }
 
-// Watch gives a run as it is, and again after each change that send has had time for, until the run is closed.
-func (d *Driver) Watch(ctx context.Context, id string, send func(*cardeav1.Run) error) error {
+// Watch gives a run as it is, and again after each change that send has had time for, until the run is closed. Between two sends pace
+// passes, so that a busy run costs its watchers little; but nobody waits longer than they must to hear that it has ended.
+func (d *Driver) Watch(ctx context.Context, id string, pace time.Duration, send func(*cardeav1.Run) error) error {
 	pinned := d.runs.pin(id)
 	defer d.runs.unpin(pinned)
 	for {
-		r, err := d.acquire(ctx, id)
+		v, now, err := d.look(ctx, id, true)
 		if err != nil {
 			return err
 		}
-		v, err := d.view(r)
-		changes, done := r.changes(), r.state.Closed
-		d.release(r)
-		if err != nil {
+		if err := send(v); err != nil || now.closed {
 			return err
 		}
-		if err := send(v); err != nil || done {
+		if err := d.news(ctx, id, now, pace); err != nil {
 			return err
 		}
+	}
+}
+
+// glance is what a watch needs to know of a run to wait for what comes next.
+type glance struct {
+	ended, closed bool
+	changes       <-chan struct{}
+}
+
+// look reads a run, with its view when that is wanted.
+func (d *Driver) look(ctx context.Context, id string, view bool) (*cardeav1.Run, glance, error) {
+	r, err := d.acquire(ctx, id)
+	if err != nil {
+		return nil, glance{}, err
+	}
+	defer d.release(r)
+	g := glance{ended: r.state.Phase.Ended(), closed: r.state.Closed, changes: r.changes()}
+	if !view {
+		return nil, g, nil
+	}
+	v, err := d.view(r)
+	return v, g, err
+}
+
+// news waits until the run has changed and pace has passed, or until it has come nearer to its end.
+func (d *Driver) news(ctx context.Context, id string, last glance, pace time.Duration) error {
+	timer := time.NewTimer(pace)
+	defer timer.Stop()
+	soon, now := timer.C, last
+	for changed := false; !changed || soon != nil; {
 		select {
-		case <-changes:
+		case <-soon:
+			soon = nil
+		case <-now.changes:
+			changed = true
+			var err error
+			if _, now, err = d.look(ctx, id, false); err != nil {
+				return err
+			}
+			if now.ended != last.ended || now.closed != last.closed {
+				return nil
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-d.ctx.Done():
 			return ErrStopped
 		}
 	}
+	return nil
 }
 
 // view makes a copy. The run's lock is held.

@@ -160,7 +160,7 @@ func (w *world) until(id, what string, holds func(*cardeav1.Run) bool) *cardeav1
 	defer cancel()
 	done := errors.New("done")
 	var last *cardeav1.Run
-	err := w.driver.Watch(ctx, id, func(r *cardeav1.Run) error {
+	err := w.driver.Watch(ctx, id, 0, func(r *cardeav1.Run) error {
 		last = r
 		if holds(r) {
 			return done

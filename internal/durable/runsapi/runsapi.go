@@ -39,7 +39,7 @@ const (
 	maxReason    = 1024
 	// courtesy is how long a start waits for the authority to hear of the run, so that the next question finds it there.
 	courtesy = time.Second
-	// pace is the shortest time between two messages of a watch.
+	// pace is the shortest time between two messages of a watch while the run goes on.
 	pace = 50 * time.Millisecond
 )
 
@@ -122,18 +122,8 @@ func (s *Service) List(ctx context.Context, r *cardeav1.ListRunsRequest) (*carde
 
 // Watch sends the run as it is and again after each change, until it has ended and the authority has closed it.
 func (s *Service) Watch(ctx context.Context, r *cardeav1.WatchRunRequest, stream *connect.ServerStream[cardeav1.WatchRunResponse]) error {
-	err := s.driver.Watch(ctx, r.GetRunId(), func(run *cardeav1.Run) error {
-		if err := stream.Send(&cardeav1.WatchRunResponse{Run: run}); err != nil {
-			return err
-		}
-		t := time.NewTimer(pace)
-		defer t.Stop()
-		select {
-		case <-t.C:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	err := s.driver.Watch(ctx, r.GetRunId(), pace, func(run *cardeav1.Run) error {
+		return stream.Send(&cardeav1.WatchRunResponse{Run: run})
 	})
 	return rpcError(err)
 }
