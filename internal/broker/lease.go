@@ -187,14 +187,24 @@ type Filter struct {
 	Limit                       int
 }
 
-// List returns leases, newest first.
+// List returns leases, newest first. The query names only what is asked for, so that an index can find it: a permit's leases are looked up
+// at every return.
 func List(tx store.Tx, f Filter) ([]Lease, error) {
+	where, args := "", []any{}
+	for _, c := range []struct{ column, value string }{{"id", f.ID}, {"permit", f.Permit}, {"run", f.Run}, {"connection", f.Connection}} {
+		if c.value != "" {
+			args = append(args, c.value)
+			where += fmt.Sprintf(" AND %s = $%d", c.column, len(args)) // the column is one of the four above
+		}
+	}
+	if f.Live {
+		where += ` AND state IN ('intended', 'issued', 'revoking')`
+	}
 	if f.Limit <= 0 {
 		f.Limit = 100
 	}
-	return query(tx, `WHERE ($1 = '' OR id = $1) AND ($2 = '' OR permit = $2) AND ($3 = '' OR run = $3) AND ($4 = '' OR connection = $4)
-		AND ($5 = 0 OR state IN ('intended', 'issued', 'revoking')) ORDER BY intended_at DESC, id DESC LIMIT $6`,
-		f.ID, f.Permit, f.Run, f.Connection, flag(f.Live), f.Limit)
+	args = append(args, f.Limit)
+	return query(tx, fmt.Sprintf(`WHERE true%s ORDER BY intended_at DESC, id DESC LIMIT $%d`, where, len(args)), args...)
 }
 
 // OfRun returns every lease of a run, oldest first.
@@ -253,11 +263,4 @@ func scan(row store.Row) (Lease, error) {
 	l.IntendedAt, l.IssuedAt, l.ExpiresAt = store.Time(intended), store.Time(issued), store.Time(expires)
 	l.EndedAt, l.DueAt = store.Time(ended), store.Time(due)
 	return l, nil
-}
-
-func flag(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
