@@ -93,6 +93,27 @@ func TestUnredeemedPermitGivesTheUseBack(t *testing.T) {
 	h.wantOutcome(h.authorize(with(payIntent(run, r, "5000.00"), func(i *Intent) { i.Attempt = 2 })), outcomeAllow)
 }
 
+// The runner was lost before it had the permit, and no other is there: the engine asks without one, and nobody is asked to sign again.
+func TestAskingWithoutARunnerGivesTheUseBack(t *testing.T) {
+	h := newHub(t)
+	r := h.runner("privileged", "safe")
+	run := h.start("ana")
+	id := h.pending(run, r, "5000.00")
+	_, err := h.sign("bo", id, false)
+	h.must(err)
+	lost := h.authorize(payIntent(run, r, "5000.00"))
+	h.wantOutcome(lost, outcomeAllow)
+	nobody := with(payIntent(run, r, "5000.00"), func(i *Intent) { i.Runner = "" })
+	if got := h.authorize(nobody); got.Approval != id {
+		t.Fatalf("asked for approval %q again, %s was given", got.Approval, id)
+	}
+	_, err = h.redeem(r, lost.Permit, payAction("5000.00"))
+	h.wantErr(err, ErrStale)
+	got := h.authorize(payIntent(run, r, "5000.00"))
+	h.wantOutcome(got, outcomeAllow)
+	h.redeemAndReturnAction(r, run, got.Permit, payAction("5000.00"), DeliveryAnswered)
+}
+
 // Invariant 11: who signs is judged when it counts.
 func TestApprovers(t *testing.T) {
 	h := newHub(t)

@@ -390,9 +390,10 @@ func (d *decision) runnerKey() (string, error) {
 	return currentKey(d.tx, d.q.runner.ID.String())
 }
 
-// abandon voids a permit that waits to be redeemed: the engine asks for another one in its place.
+// abandon voids a permit that waits to be redeemed: the engine asks for another one in its place, or asks without a runner because
+// nobody has the attempt. The approval that the permit has used is there again: people need not sign what was never sent twice.
 func (d *decision) abandon() error {
-	if p := d.instance.permit; p != nil && p.state == permitMinted && d.q.intent.Runner != "" {
+	if p := d.instance.permit; p != nil && p.state == permitMinted {
 		return d.a.voidPermit(d.tx, p, "another attempt was given out")
 	}
 	return nil

@@ -226,6 +226,9 @@ func (d *Driver) watch(ctx context.Context) {
 // heard handles what the authority tells. After a gap, everything that waits is asked about again.
 func (d *Driver) heard(ctx context.Context, m *cardeav1.WatchDecideResponse) {
 	if a := m.GetApproval(); a != nil {
+		if a.GetRunId() == "" {
+			return // it is over a change of desired state
+		}
 		d.approvals.settle(a.GetApprovalId(), d.now())
 		d.spawn(func() { d.askAgain(ctx, a.GetRunId(), a.GetApprovalId()) })
 		return
