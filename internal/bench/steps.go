@@ -69,7 +69,7 @@ func (b *bench) loads(ctx context.Context, w *world) error {
 	if err != nil {
 		return err
 	}
-	b.figures.set("pss_idle_mb", idle)
+	b.figures.set("pss_idle_mb", sum(idle))
 	if err := b.window(ctx, w, 1, b.plan.alone); err != nil {
 		return err
 	}
@@ -91,14 +91,18 @@ func (b *bench) window(ctx context.Context, w *world, n int, length time.Duratio
 	}
 	b.report(n, inside, before, after)
 	if n > 1 {
-		b.figures.set("pss_mb", peak)
-		b.say("memory    %.0f MB under that load, %.0f MB idle: proportional set sizes of the hub's processes, summed", peak, b.figures["pss_idle_mb"])
+		b.figures.set("pss_mb", sum(peak))
+		line := ""
+		for _, name := range w.tree.Names() {
+			line += fmt.Sprintf(" %s %.0f", name, peak[name])
+		}
+		b.say("memory    %.0f MB under that load, %.0f MB idle: proportional set sizes, summed;%s", sum(peak), b.figures["pss_idle_mb"], line)
 	}
 	return nil
 }
 
-// watchWindow waits out the warm-up and the window; peak is the most memory seen in it, in MB.
-func (b *bench) watchWindow(ctx context.Context, w *world, length time.Duration) (before, after sample, peak float64, err error) {
+// watchWindow waits out the warm-up and the window; peak is the memory of the moment at which the hub had most.
+func (b *bench) watchWindow(ctx context.Context, w *world, length time.Duration) (before, after sample, peak map[string]float64, err error) {
 	if err = pause(ctx, b.plan.warm); err != nil {
 		return
 	}
@@ -109,11 +113,13 @@ func (b *bench) watchWindow(ctx context.Context, w *world, length time.Duration)
 		if err = pause(ctx, min(time.Second, time.Until(end))); err != nil {
 			return
 		}
-		var now float64
+		var now map[string]float64
 		if now, err = w.memory(); err != nil {
 			return
 		}
-		peak = max(peak, now)
+		if sum(now) > sum(peak) {
+			peak = now
+		}
 	}
 	after, err = w.sample(ctx)
 	return
@@ -157,17 +163,25 @@ func (w *world) sample(ctx context.Context) (sample, error) {
 	return s, err
 }
 
-// memory is the hub's, in MB (10^6 bytes).
-func (w *world) memory() (float64, error) {
-	var sum int64
+// memory is the hub's by process, in MB (10^6 bytes).
+func (w *world) memory() (map[string]float64, error) {
+	all := map[string]float64{}
 	for _, name := range w.tree.Names() {
 		bytes, err := pss(w.tree.PID(name))
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
-		sum += bytes
+		all[name] = float64(bytes) / 1e6
 	}
-	return float64(sum) / 1e6, nil
+	return all, nil
+}
+
+func sum(by map[string]float64) float64 {
+	var all float64
+	for _, v := range by {
+		all += v
+	}
+	return all
 }
 
 // report sets the figures of a window and prints them.
@@ -211,14 +225,14 @@ func (b *bench) reportCosts(n, steps int, before, after sample) {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	line, sum := "", time.Duration(0)
+	line, together := "", time.Duration(0)
 	for _, name := range names {
 		used := after.cpu[name] - before.cpu[name]
-		sum += used
+		together += used
 		each := used / time.Duration(steps)
 		b.figures.set(fmt.Sprintf("cpu_us_%s_c%d", name, n), float64(each.Microseconds()))
 		line += fmt.Sprintf(" %s %d,", name, each.Microseconds())
 	}
-	b.say("          processor µs a step:%s together %d (%.2f processors busy)", line, (sum / time.Duration(steps)).Microseconds(),
-		sum.Seconds()/after.at.Sub(before.at).Seconds())
+	b.say("          processor µs a step:%s together %d (%.2f processors busy)", line, (together / time.Duration(steps)).Microseconds(),
+		together.Seconds()/after.at.Sub(before.at).Seconds())
 }

@@ -65,8 +65,12 @@ func (h *head) extend(leaves []tlog.Hash) (growth, error) {
 func (g *growth) add(h tlog.Hash) {
 	for level := 0; ; level++ {
 		id, width := edgeTile(g.next.Size, level)
-		// A fresh slice per tile and pass: the head that is being extended shares the old one.
-		tile := append(g.next.edge[id][:width*tlog.HashSize:width*tlog.HashSize], h[:]...)
+		tile, own := g.tiles[id]
+		if !own {
+			// A fresh slice per tile and pass: the head that is being extended shares the old one.
+			tile = append(make([]byte, 0, tileBytes), g.next.edge[id][:width*tlog.HashSize]...)
+		}
+		tile = append(tile, h[:]...)
 		g.tiles[id] = tile
 		if len(tile) < tileBytes {
 			g.next.edge[id] = tile
