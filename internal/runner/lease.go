@@ -13,11 +13,14 @@ import (
 // returnTimeout is for one call; the calls themselves go on until the authority answers.
 const returnTimeout = 10 * time.Second
 
+// maxWait bounds the pause before the authority is asked again.
+const maxWait = 5 * time.Second
+
 // giveBack returns a permit until the authority confirms or says that it never gave anything for it. It runs beside the sending of the
 // result, off the path of the step.
 func (r *Runner) giveBack(ctx context.Context, j *job, out Outcome) {
 	req := &cardeav1.ReturnRequest{PermitId: j.task.PermitId, Actions: out.Actions, Delivery: out.Delivery}
-	wait := newBackoff()
+	wait := newBackoff(maxWait)
 	for ctx.Err() == nil {
 		err := r.returnOnce(ctx, req)
 		if err == nil || final(err) {
@@ -51,7 +54,7 @@ func final(err error) bool {
 // keepWatching cancels attempts whose permits are voided. While the line is down nothing is cancelled by it: then the deadline, the
 // credential's own end and the authority's revocation hold.
 func (r *Runner) keepWatching(ctx context.Context) {
-	wait := newBackoff()
+	wait := newBackoff(maxWait)
 	for ctx.Err() == nil {
 		begun := time.Now()
 		err := r.watch(ctx)
@@ -60,7 +63,7 @@ func (r *Runner) keepWatching(ctx context.Context) {
 		}
 		r.cfg.Log.Warn("the watch for voided permits ended", "error", err)
 		if time.Since(begun) > wait.limit {
-			wait = newBackoff()
+			wait = newBackoff(maxWait)
 		}
 		wait.sleep(ctx)
 	}

@@ -22,9 +22,13 @@ type session struct {
 
 var errSlowEngine = errors.New("the engine does not read what it is sent")
 
+// maxAway bounds the pause between two sessions. It must stay well below the grace that an engine gives a runner whose session
+// broke (5 s, durable.Config): who comes later has lost what it holds, and a once action that was done is then in doubt.
+const maxAway = time.Second
+
 // keepSession connects again and again until ctx ends.
 func (r *Runner) keepSession(ctx context.Context) {
-	wait := newBackoff()
+	wait := newBackoff(maxAway)
 	for ctx.Err() == nil {
 		begun := time.Now()
 		err := r.converse(ctx)
@@ -33,7 +37,7 @@ func (r *Runner) keepSession(ctx context.Context) {
 		}
 		r.cfg.Log.Warn("the session with the engine ended", "error", err)
 		if time.Since(begun) > wait.limit {
-			wait = newBackoff()
+			wait = newBackoff(maxAway)
 		}
 		wait.sleep(ctx)
 	}
@@ -153,7 +157,7 @@ func (r *Runner) tell(m *cardeav1.SessionRequest) {
 // backoff doubles from 50 ms to its limit, with jitter so that runners do not come back all at once.
 type backoff struct{ next, limit time.Duration }
 
-func newBackoff() *backoff { return &backoff{50 * time.Millisecond, 5 * time.Second} }
+func newBackoff(limit time.Duration) *backoff { return &backoff{50 * time.Millisecond, limit} }
 
 func (b *backoff) sleep(ctx context.Context) {
 	d := b.next/2 + rand.N(b.next)
