@@ -102,14 +102,14 @@ func requireGeneration(tx store.Tx, s *snapshot) error {
 // same attempt by the same runner before the permit is redeemed, it answers with the same permit.
 func (a *Authority) Authorize(ctx context.Context, in Intent) (Authorization, error) {
 	started := a.Now()
-	run, err := a.openRun(ctx, in.Task.Run)
-	if err != nil {
-		return Authorization{}, err
-	}
 	var out Authorization
 	var minted *permit.Permit
-	err = a.underPolicy(ctx, func(tx store.Tx, s *snapshot) error {
+	err := a.underPolicy(ctx, func(tx store.Tx, s *snapshot) error {
 		out, minted = Authorization{}, nil
+		run, err := openRun(tx, in.Task.Run)
+		if err != nil {
+			return err
+		}
 		q, err := a.ask(s, run, in)
 		if err != nil {
 			return err
@@ -134,13 +134,9 @@ func (a *Authority) Authorize(ctx context.Context, in Intent) (Authorization, er
 	return out, nil
 }
 
-// openRun reads a run that attempts can be decided for. That it is still open is checked again in the decision's transaction.
-func (a *Authority) openRun(ctx context.Context, id string) (Run, error) {
-	var run Run
-	err := a.DB.View(ctx, func(tx store.Tx) (err error) {
-		run, err = loadRun(tx, id)
-		return err
-	})
+// openRun reads a run that attempts can be decided for, as the decision's transaction sees it.
+func openRun(tx store.Tx, id string) (Run, error) {
+	run, err := loadRun(tx, id)
 	if err == nil && !run.Open() {
 		err = fmt.Errorf("run %s is %s: %w", id, run.State, ErrStale)
 	}
@@ -225,23 +221,16 @@ func (d *decision) make() (Authorization, *permit.Permit, error) {
 	return d.settle(v)
 }
 
-// load reads the run as this transaction sees it, and the instance.
+// load reads the instance as this transaction sees it.
 func (d *decision) load() error {
-	run, err := loadRun(d.tx, d.q.run.ID)
-	if err != nil {
-		return err
-	}
-	if !run.Open() {
-		return fmt.Errorf("run %s is %s: %w", run.ID, run.State, ErrStale)
-	}
 	d.instance = instance{id: d.q.intent.Task.key(), key: idempotencyKey(d.a.Hub, d.q.intent.Task)}
 	var permitID string
-	err = d.tx.QueryRow(`SELECT epoch, idempotency_key, permit FROM instances WHERE id = $1`, d.instance.id).Scan(&d.instance.epoch, &d.instance.key, &permitID)
+	err := d.tx.QueryRow(`SELECT epoch, idempotency_key, permit FROM instances WHERE id = $1`, d.instance.id).Scan(&d.instance.epoch, &d.instance.key, &permitID)
 	if errors.Is(err, store.ErrNoRows) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("read task %s of run %s: %w", d.q.intent.Task.Task, run.ID, err)
+		return fmt.Errorf("read task %s of run %s: %w", d.q.intent.Task.Task, d.q.run.ID, err)
 	}
 	if permitID != "" {
 		row, err := loadPermit(d.tx, permitID)
