@@ -196,6 +196,17 @@ func TestRefusedAndExpired(t *testing.T) {
 	if shown.State != approval.Refused {
 		t.Fatalf("refused, yet %s", shown.State)
 	}
+	denied := h.authorize(payIntent(run, r, "5000.00"))
+	h.wantOutcome(denied, outcomeDeny)
+	if !strings.Contains(denied.Verdict.Reason, "bo") {
+		t.Fatalf("the denial does not say who refused: %s", denied.Verdict.Reason)
+	}
+	h.wantOutcome(h.authorize(payIntent(run, r, "5000.01")), outcomePending) // another action is another question
+	run = h.start("ana")
+	h.pending(run, r, "5000.00")
+	h.wait(5 * time.Hour)
+	h.must(h.expireApprovals(t.Context()))
+	h.wantOutcome(h.authorize(payIntent(run, r, "5000.00")), outcomeDeny)
 	run = h.start("ana")
 	id = h.pending(run, r, "5000.00")
 	_, err = h.sign("bo", id, false)

@@ -152,13 +152,21 @@ func (a *Authority) mayApprove(s *snapshot, person string, st *approval.Statemen
 // pending looks for approvals that lift what stands between the intent and its permission, and asks for the next one that is
 // missing. Policy has been asked anew before; an approval counts for exactly this digest and idempotency key (invariant 10).
 func (d *decision) pending(v policy.Verdict) (Authorization, *permit.Permit, error) {
-	open, err := loadApprovals(d.tx, `WHERE subject = $1 AND state IN ('pending', 'approved') ORDER BY created_at`, d.instance.id)
+	open, err := loadApprovals(d.tx, `WHERE subject = $1 AND state IN ('pending', 'approved', 'refused', 'expired') ORDER BY created_at`, d.instance.id)
 	if err != nil {
 		return Authorization{}, nil, err
+	}
+	if no := d.answeredNo(open); no != nil {
+		v.Outcome, v.Reason = policy.Deny, "denied: approval "+no.id+": "+no.reason
+		v.Mend = "start another run when whoever refused, or did not answer, would agree"
+		return d.answer(verdictOf(v, ""), no.id)
 	}
 	waiting := map[string]*approvalRow{}
 	var replaced *approvalRow
 	for _, row := range open {
+		if row.state.Ended() {
+			continue
+		}
 		if drift := d.drift(row); drift != "" {
 			if err := d.a.settleApproval(d.tx, row, approval.Voided, drift); err != nil {
 				return Authorization{}, nil, err
@@ -185,6 +193,21 @@ func (d *decision) pending(v policy.Verdict) (Authorization, *permit.Permit, err
 	}
 	return d.answer(verdictOf(v, ""), row.id)
 }
+
+// answeredNo finds a question about exactly this action that people have refused, or have let expire unsigned: asking it again would
+// wear them down. One that was signed and expired before it was used may be asked again.
+func (d *decision) answeredNo(rows []*approvalRow) *approvalRow {
+	for _, row := range rows {
+		refused := row.state == approval.Refused || row.state == approval.Expired && row.reason == unanswered
+		if refused && row.statement.Covers(d.q.digest, d.instance.key) {
+			return row
+		}
+	}
+	return nil
+}
+
+// unanswered is the reason of approvals that expired before enough people had signed.
+const unanswered = "not enough people signed in time"
 
 func liftsOf(rows []*approvalRow) []string {
 	var lifts []string
@@ -439,7 +462,11 @@ func (a *Authority) expireApprovals(ctx context.Context) error {
 			return err
 		}
 		for _, row := range rows {
-			if err := a.settleApproval(tx, row, approval.Expired, "its time is over"); err != nil {
+			reason := unanswered
+			if row.state == approval.Approved {
+				reason = "it was approved and not used in time"
+			}
+			if err := a.settleApproval(tx, row, approval.Expired, reason); err != nil {
 				return err
 			}
 		}

@@ -92,6 +92,7 @@ func (a *Auditor) Fetch(ctx context.Context, client cardeav1connect.LedgerClient
 		return nil, Fail(Failed, "keep what the hub says, and ask its operators", "%s", err.Error()).Because(err)
 	}
 	size := uint64(c.Size)
+	signatures := &checkpoints{client: client, key: a.verify, size: size}
 	for next := uint64(0); next < size; {
 		answer, err := client.Entries(ctx, &cardeav1.EntriesRequest{From: next, Limit: uint32(min(1000, size-next))})
 		if err != nil {
@@ -109,6 +110,9 @@ func (a *Auditor) Fetch(ctx context.Context, client cardeav1connect.LedgerClient
 				s.Leaf(record(e), nil)
 			}
 			next = max(next+1, e.GetIndex()+1) // the verifier names a gap or a repetition; this only has to end
+			if err := signatures.upTo(ctx, next, sinks); err != nil {
+				return nil, err
+			}
 		}
 		progress(next, size)
 	}
@@ -116,6 +120,71 @@ func (a *Auditor) Fetch(ctx context.Context, client cardeav1connect.LedgerClient
 		s.Checkpoint(head.GetCheckpoint())
 	}
 	return head.GetCheckpoint(), nil
+}
+
+// checkpoints hands every checkpoint that the hub ever signed to the sinks, each after the leaves that it covers, so that a fork between
+// two of them is found. The newest comes last, from Fetch itself.
+type checkpoints struct {
+	client cardeav1connect.LedgerClient
+	key    note.Verifier
+	size   uint64 // of the newest
+	queue  []signedAt
+	from   uint64
+	ended  bool
+}
+
+type signedAt struct {
+	size   uint64
+	signed []byte
+}
+
+// upTo passes on what signs at most done leaves.
+func (c *checkpoints) upTo(ctx context.Context, done uint64, sinks []Leaves) error {
+	for {
+		if len(c.queue) == 0 {
+			if c.ended || c.from > done {
+				return nil
+			}
+			if err := c.more(ctx); err != nil {
+				return err
+			}
+			continue
+		}
+		if c.queue[0].size > done {
+			return nil
+		}
+		for _, s := range sinks {
+			s.Checkpoint(c.queue[0].signed)
+		}
+		c.queue = c.queue[1:]
+	}
+}
+
+// more asks for the next page. Signatures are checked here as far as their sizes order the queue; the sinks check all of them.
+func (c *checkpoints) more(ctx context.Context) error {
+	const page = 500
+	answer, err := c.client.Checkpoints(ctx, &cardeav1.CheckpointsRequest{FromSize: c.from, Limit: page})
+	if err != nil {
+		return err
+	}
+	c.ended = len(answer.GetCheckpoints()) < page
+	for _, signed := range answer.GetCheckpoints() {
+		parsed, err := ledger.ParseCheckpoint(signed, c.key)
+		if err != nil {
+			return Fail(Failed, "keep what the hub says, and ask its operators", "%s", err.Error()).Because(err)
+		}
+		size := uint64(parsed.Size)
+		if size < c.from {
+			return Fail(Failed, "keep what the hub says, and ask its operators", "the hub shows a checkpoint of %d leaves after one of %d", size, c.from)
+		}
+		c.from = size + 1
+		if size >= c.size {
+			c.ended = true
+			return nil
+		}
+		c.queue = append(c.queue, signedAt{size, signed})
+	}
+	return nil
 }
 
 // record is an entry as the ledger's own code takes it.

@@ -192,3 +192,29 @@ func TestVerifyEndsWhateverTheHubSends(t *testing.T) {
 func one(index uint64) *cardeav1.EntriesResponse {
 	return &cardeav1.EntriesResponse{Entries: []*cardeav1.Entry{{Index: index, Leaf: []byte("{}")}}}
 }
+
+// Every checkpoint that was ever signed is checked, not the newest alone: one of another history is found.
+func TestEveryCheckpointIsChecked(t *testing.T) {
+	a := newAudit(t)
+	a.record.Append("four")
+	a.record.Append("five")
+	if r := a.verify(t); r.Problem != nil || r.Checkpoints != 3 {
+		t.Fatalf("%+v", r)
+	}
+	signed, err := a.record.Checkpoints(t.Context(), 0, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := newAudit(t) // another ledger under another key
+	foreign, err := other.record.Checkpoints(t.Context(), 0, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed[0] = foreign[0]
+	a.hub.Ledger.OnCheckpoints = func(*cardeav1.CheckpointsRequest) (*cardeav1.CheckpointsResponse, error) {
+		return &cardeav1.CheckpointsResponse{Checkpoints: signed}, nil
+	}
+	if _, err := a.auditor.Verify(t.Context(), a.client.Ledger, func(uint64, uint64) {}); err == nil {
+		t.Fatal("a checkpoint of another ledger was taken")
+	}
+}

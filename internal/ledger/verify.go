@@ -250,7 +250,7 @@ func (r Report) Sentence() string {
 	if r.Problem != nil {
 		return r.Problem.Sentence
 	}
-	s := fmt.Sprintf("%d leaves, %d checkpoints of %s: consistent. Nothing was changed, removed or forked.", r.Leaves, r.Checkpoints, r.Origin)
+	s := fmt.Sprintf("%d leaves, %s of %s: consistent. Nothing was changed, removed or forked.", r.Leaves, counted(r.Checkpoints, "checkpoint"), r.Origin)
 	if r.Erased > 0 {
 		s += fmt.Sprintf(" %d payloads were erased, each with a record of it.", r.Erased)
 	}
@@ -258,6 +258,13 @@ func (r Report) Sentence() string {
 		s += fmt.Sprintf(" %d leaves were recorded in dev.", r.Dev)
 	}
 	return s
+}
+
+func counted(n int64, one string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %ss", n, one)
 }
 
 // Err is the problem as an error, nil when everything holds.

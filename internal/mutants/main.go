@@ -151,7 +151,7 @@ func (m mutant) overlay(dir string) (string, error) {
 }
 
 func (m mutant) goTest(overlay string) (string, error) {
-	args := []string{"test", "-count=1", "-v", "-run", "^" + strings.ReplaceAll(m.test, "/", "$/^") + "$"}
+	args := []string{"test", "-count=1", "-timeout=60s", "-v", "-run", "^" + strings.ReplaceAll(m.test, "/", "$/^") + "$"}
 	if m.tags != "" {
 		args = append(args, "-tags", m.tags)
 	}

@@ -147,9 +147,10 @@ func (c *Control) WhoAmI(context.Context, *cardeav1.WhoAmIRequest) (*cardeav1.Wh
 // Ledger answers for the record.
 type Ledger struct {
 	cardeav1connect.UnimplementedLedgerHandler
-	OnCheckpoint func(*cardeav1.CheckpointRequest) (*cardeav1.CheckpointResponse, error)
-	OnEntries    func(*cardeav1.EntriesRequest) (*cardeav1.EntriesResponse, error)
-	OnProve      func(*cardeav1.ProveRequest) (*cardeav1.ProveResponse, error)
+	OnCheckpoint  func(*cardeav1.CheckpointRequest) (*cardeav1.CheckpointResponse, error)
+	OnEntries     func(*cardeav1.EntriesRequest) (*cardeav1.EntriesResponse, error)
+	OnCheckpoints func(*cardeav1.CheckpointsRequest) (*cardeav1.CheckpointsResponse, error)
+	OnProve       func(*cardeav1.ProveRequest) (*cardeav1.ProveResponse, error)
 }
 
 func (l *Ledger) Checkpoint(_ context.Context, q *cardeav1.CheckpointRequest) (*cardeav1.CheckpointResponse, error) {
@@ -158,6 +159,10 @@ func (l *Ledger) Checkpoint(_ context.Context, q *cardeav1.CheckpointRequest) (*
 
 func (l *Ledger) Entries(_ context.Context, q *cardeav1.EntriesRequest) (*cardeav1.EntriesResponse, error) {
 	return call(l.OnEntries, q)
+}
+
+func (l *Ledger) Checkpoints(_ context.Context, q *cardeav1.CheckpointsRequest) (*cardeav1.CheckpointsResponse, error) {
+	return call(l.OnCheckpoints, q)
 }
 
 func (l *Ledger) Prove(_ context.Context, q *cardeav1.ProveRequest) (*cardeav1.ProveResponse, error) {

@@ -42,7 +42,7 @@ func NewRecord(t *testing.T, h *Hub, key ed25519.PrivateKey) *Record {
 		db.Close()
 	})
 	r := &Record{Ledger: l, t: t, db: db}
-	h.Ledger.OnCheckpoint, h.Ledger.OnEntries, h.Ledger.OnProve = r.checkpoint, r.entries, r.prove
+	h.Ledger.OnCheckpoint, h.Ledger.OnEntries, h.Ledger.OnCheckpoints, h.Ledger.OnProve = r.checkpoint, r.entries, r.checkpoints, r.prove
 	return r
 }
 
@@ -58,6 +58,11 @@ func (r *Record) Append(payloads ...string) {
 		r.IDs = append(r.IDs, id)
 	}
 	check(r.t, r.WaitSequenced(r.t.Context()))
+}
+
+func (r *Record) checkpoints(q *cardeav1.CheckpointsRequest) (*cardeav1.CheckpointsResponse, error) {
+	signed, err := r.Ledger.Checkpoints(r.t.Context(), int64(q.GetFromSize()), int(q.GetLimit()))
+	return &cardeav1.CheckpointsResponse{Checkpoints: signed}, err
 }
 
 func (r *Record) checkpoint(*cardeav1.CheckpointRequest) (*cardeav1.CheckpointResponse, error) {
