@@ -35,7 +35,7 @@ const (
 const standard = "runner-standard-1"
 
 // binary is built once: the real one, in which fault points are alive.
-var binary = sync.OnceValues(func() (string, error) {
+var built = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "cardea-crash-*")
 	if err != nil {
 		return "", err
@@ -50,7 +50,7 @@ var binary = sync.OnceValues(func() (string, error) {
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if path, err := binary(); err == nil {
+	if path, err := built(); err == nil {
 		_ = os.RemoveAll(filepath.Dir(path))
 	}
 	os.Exit(code)
@@ -73,7 +73,7 @@ const patience = 15 * time.Second
 
 func newHub(t *testing.T, logLevel string) *hub {
 	t.Helper()
-	path, err := binary()
+	path, err := built()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +135,7 @@ func (h *hub) client(person string) (*cli.Client, profile.Profile) {
 // cardea executes the real command line as a person, in the folder of the hub's resources.
 func (h *hub) cardea(person string, args ...string) (out string, exit int) {
 	h.t.Helper()
-	path, err := binary()
+	path, err := built()
 	if err != nil {
 		h.t.Fatal(err)
 	}

@@ -54,10 +54,14 @@ func (h *hub) brew(tag string) *storm {
 
 // start asks for one run until it is acknowledged, always with the same request id.
 func (s *storm) start(workflow, request string) *acked {
+	return s.startWith(workflow, request, fmt.Sprintf(`{"id":%q}`, request))
+}
+
+// startWith is start with an input of its own.
+func (s *storm) startWith(workflow, request, input string) *acked {
 	r := &acked{workflow: workflow, request: request}
 	s.h.insist("start "+request, func(ctx context.Context) error {
-		answer, err := s.h.ana.Runs.Start(ctx, &cardeav1.StartRunRequest{Workflow: workflow, RequestId: request,
-			InputJson: []byte(fmt.Sprintf(`{"id":%q}`, request))})
+		answer, err := s.h.ana.Runs.Start(ctx, &cardeav1.StartRunRequest{Workflow: workflow, RequestId: request, InputJson: []byte(input)})
 		r.id = answer.GetRunId()
 		return err
 	})
