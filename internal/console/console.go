@@ -167,7 +167,7 @@ func (c *Console) forward(w http.ResponseWriter, r *http.Request, to route, body
 	defer answer.Body.Close()
 	copyHeaders(w.Header(), answer.Header, answerHeader)
 	w.WriteHeader(answer.StatusCode)
-	if err := c.copyBody(w, answer.Body, to.contentType == streamType); err != nil {
+	if err := c.copyBody(w, answer, to.contentType == streamType); err != nil {
 		// The answer is cut short. Ending the response as if it were whole would pass off a part for all of it.
 		c.log.InfoContext(ctx, "answer cut short", "procedure", r.URL.Path, "error", err)
 		c.metrics.refused("cut_short")
@@ -210,14 +210,20 @@ func copyHeaders(to, from http.Header, allowed func(string) bool) {
 	}
 }
 
+// A call's buffer is as large as its answer, within these bounds: most answers are small, and many calls wait at a time.
+const (
+	leastBuffer = 4 << 10
+	mostBuffer  = 32 << 10
+)
+
 // copyBody passes the answer on as it comes. A client that does not read loses its call after WriteTime.
-func (c *Console) copyBody(w http.ResponseWriter, from io.Reader, stream bool) error {
+func (c *Console) copyBody(w http.ResponseWriter, answer *http.Response, stream bool) error {
 	control := http.NewResponseController(w)
 	_ = control.SetWriteDeadline(time.Time{}) // the server's own would end a stream that says nothing for a while
 	left := c.limits.AnswerBytes
-	buf := make([]byte, 32<<10)
+	buf := make([]byte, min(max(answer.ContentLength, leastBuffer), mostBuffer)) // an unknown length is -1
 	for {
-		n, err := from.Read(buf)
+		n, err := answer.Body.Read(buf)
 		if left -= int64(n); left < 0 && !stream {
 			return errors.New("the answer is too large")
 		}

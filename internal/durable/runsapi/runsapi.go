@@ -40,7 +40,7 @@ const (
 	// courtesy is how long a start waits for the authority to hear of the run, so that the next question finds it there.
 	courtesy = time.Second
 	// pace is the shortest time between two messages of a watch while the run goes on.
-	pace = 50 * time.Millisecond
+	pace = 100 * time.Millisecond
 )
 
 // Start answers once the evidence is durable.
