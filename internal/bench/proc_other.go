@@ -9,3 +9,5 @@ import "time"
 func pss(int) (int64, error) { return 0, nil }
 
 func cpu(int) (time.Duration, error) { return 0, nil }
+
+func machine() (time.Duration, error) { return 0, nil }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"time"
 
@@ -138,6 +139,7 @@ func pause(ctx context.Context, d time.Duration) error {
 type sample struct {
 	at        time.Time
 	cpu       map[string]time.Duration // by process; "target" and "clients" are no part of the hub
+	machine   time.Duration            // processor time of everybody
 	authority map[string]timing
 	engine    map[string]timing
 }
@@ -156,6 +158,9 @@ func (w *world) sample(ctx context.Context) (sample, error) {
 		s.cpu[name] = used
 	}
 	var err error
+	if s.machine, err = machine(); err != nil {
+		return s, err
+	}
 	if s.authority, err = timings(ctx, w.tree, supervise.Authority); err != nil {
 		return s, err
 	}
@@ -233,6 +238,9 @@ func (b *bench) reportCosts(n, steps int, before, after sample) {
 		b.figures.set(fmt.Sprintf("cpu_us_%s_c%d", name, n), float64(each.Microseconds()))
 		line += fmt.Sprintf(" %s %d,", name, each.Microseconds())
 	}
-	b.say("          processor µs a step:%s together %d (%.2f processors busy)", line, (together / time.Duration(steps)).Microseconds(),
-		together.Seconds()/after.at.Sub(before.at).Seconds())
+	length := after.at.Sub(before.at).Seconds()
+	others := max(0, (after.machine-before.machine-together).Seconds()/length)
+	b.figures.set(fmt.Sprintf("others_processors_c%d", n), others)
+	b.say("          processor µs a step:%s together %d: %.2f processors busy, and %.2f of %d with what else runs on this machine", line,
+		(together / time.Duration(steps)).Microseconds(), together.Seconds()/length, others, runtime.NumCPU())
 }
