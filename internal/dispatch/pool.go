@@ -21,8 +21,6 @@ type Held struct {
 	Runner    Runner
 	// Deadline is when the attempt must have ended.
 	Deadline time.Time
-	// Room is how many attempts the runner is known to take at once.
-	Room int
 }
 
 // Config is what a Pool needs of its owner. The functions are called without any lock held, and must not block.
@@ -64,13 +62,13 @@ type runner struct {
 	session *Session
 	held    map[string]*held // by permit
 	grace   *time.Timer      // runs while no session is there
-	room    int              // the most credit it ever had at once
 }
 
 type held struct {
 	Held
 	deadline *time.Timer
-	started  bool
+	// session is the newest one in which the runner was given it, or has named it.
+	session *Session
 }
 
 // New makes an empty pool.
@@ -215,8 +213,7 @@ func (p *Pool) Restore(h Held) {
 		go p.cfg.Lost(h)
 		return
 	}
-	r.room = max(r.room, h.Room)
-	p.hold(r, h)
+	p.hold(r, nil, h)
 }
 
 func (p *Pool) adopt(id Runner) *runner {
@@ -226,8 +223,8 @@ func (p *Pool) adopt(id Runner) *runner {
 }
 
 // hold notes an attempt and watches its deadline.
-func (p *Pool) hold(r *runner, h Held) {
-	entry := &held{Held: h}
+func (p *Pool) hold(r *runner, s *Session, h Held) {
+	entry := &held{Held: h, session: s}
 	wait := max(time.Until(h.Deadline), 0) + p.cfg.Grace
 	entry.deadline = time.AfterFunc(wait, func() { p.expire(h) })
 	r.held[h.Permit] = entry

@@ -161,6 +161,16 @@ func hold(p *Pool, s *Session, permits ...string) {
 	}
 }
 
+// back begins a session as a runner does that has these tasks.
+func back(p *Pool, r Runner, credit uint32, has ...string) *Session {
+	s := p.Connect(r)
+	for _, permit := range has {
+		s.Started(permit)
+	}
+	s.Credit(credit)
+	return s
+}
+
 func TestLost(t *testing.T) {
 	r := Runner{ID: "r", Key: "k", Tier: "standard"}
 	for _, c := range []struct {
@@ -171,9 +181,12 @@ func TestLost(t *testing.T) {
 	}{
 		{"gone for longer than the grace", func(_ *Pool, s *Session) { s.Close() }, 6 * time.Second, []string{"p1", "p2"}},
 		{"gone for less", func(_ *Pool, s *Session) { s.Close() }, 4 * time.Second, nil},
-		{"back in time with one under way", func(p *Pool, s *Session) { s.Close(); p.Connect(r).Credit(2) }, 20 * time.Second, nil},
-		{"back in time with nothing under way", func(p *Pool, s *Session) { s.Close(); p.Connect(r).Credit(4) }, time.Second, []string{"p1", "p2"}},
-		{"back with one that it never got", func(p *Pool, s *Session) { s.Started("p1"); s.Close(); p.Connect(r).Credit(3) }, time.Second, []string{"p2"}},
+		{"back in time with both", func(p *Pool, s *Session) { s.Close(); back(p, r, 2, "p1", "p2") }, 20 * time.Second, nil},
+		{"back in time with nothing", func(p *Pool, s *Session) { s.Close(); back(p, r, 4) }, time.Second, []string{"p1", "p2"}},
+		{"back without one that it never got", func(p *Pool, s *Session) { s.Started("p1"); s.Close(); back(p, r, 3, "p1") }, time.Second, []string{"p2"}},
+		{"back with one, and one that is settled", func(p *Pool, s *Session) { s.Close(); back(p, r, 2, "p1", "p0") }, time.Second, []string{"p2"}},
+		{"back before its line was missed", func(p *Pool, _ *Session) { back(p, r, 3, "p2") }, time.Second, []string{"p1"}},
+		{"given more while it is back", func(p *Pool, s *Session) { s.Close(); hold(p, back(p, r, 2, "p1", "p2"), "p3") }, time.Second, nil},
 		{"back with another key", func(p *Pool, s *Session) { s.Close(); p.Connect(Runner{ID: "r", Key: "k2", Tier: "standard"}) }, 0, []string{"p1", "p2"}},
 		{"settled before", func(p *Pool, s *Session) { p.Settle("r", "p1"); s.Close() }, 6 * time.Second, []string{"p2"}},
 		{"past its deadline", func(*Pool, *Session) {}, 66 * time.Second, []string{"p1", "p2"}},
@@ -205,15 +218,18 @@ func TestRestore(t *testing.T) {
 		story func(p *Pool)
 		want  []string
 	}{
-		{"never comes back", func(*Pool) {}, []string{"p1"}},
-		{"comes back with it", func(p *Pool) { p.Connect(r).Credit(3) }, nil},
-		{"comes back without it", func(p *Pool) { p.Connect(r).Credit(4) }, []string{"p1"}},
+		{"never comes back", func(*Pool) {}, []string{"p1", "p2"}},
+		{"comes back with them", func(p *Pool) { back(p, r, 2, "p1", "p2") }, nil},
+		{"comes back without them", func(p *Pool) { back(p, r, 4) }, []string{"p1", "p2"}},
+		{"comes back with one", func(p *Pool) { back(p, r, 3, "p2") }, []string{"p1"}},
+		{"comes back with one, and one whose return it owes", func(p *Pool) { back(p, r, 2, "p0", "p1") }, []string{"p2"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var e events
 				p := e.pool()
-				p.Restore(Held{Run: "a", Task: "t", Permit: "p1", Runner: r, Deadline: time.Now().Add(time.Minute), Room: 4})
+				p.Restore(Held{Run: "a", Task: "t", Permit: "p1", Runner: r, Deadline: time.Now().Add(time.Minute)})
+				p.Restore(Held{Run: "a", Task: "u", Permit: "p2", Runner: r, Deadline: time.Now().Add(time.Minute)})
 				c.story(p)
 				time.Sleep(10 * time.Second)
 				synctest.Wait()

@@ -19,6 +19,9 @@ type Results interface {
 	Result(ctx context.Context, from Runner, r *cardeav1.TaskResult) (stale bool, err error)
 }
 
+// maxNamed bounds the tasks that a session begins with: a runner has at most 4096 slots.
+const maxNamed = 4096
+
 // maxResults bounds the results of one session that are being committed at a time.
 const maxResults = 256
 
@@ -40,24 +43,43 @@ func (s *Service) Session(ctx context.Context, stream *connect.BidiStream[cardea
 	if !ok || peer.Kind != identity.KindRunner || peer.Tier == "" || peer.KeyThumbprint == "" {
 		return connect.NewError(connect.CodePermissionDenied, errors.New("only a runner has a work session"))
 	}
-	first, err := stream.Receive()
+	has, slots, err := opening(stream)
 	if err != nil {
 		return err
 	}
-	if first.GetCredit() == nil {
-		return connect.NewError(connect.CodeInvalidArgument, errors.New("the first message of a session is its credit"))
-	}
 	session := s.pool.Connect(Runner{ID: peer.ID.String(), Key: peer.KeyThumbprint, Tier: peer.Tier})
 	defer session.Close()
-	s.log.InfoContext(ctx, "runner connected", "runner", peer.ID.String(), "credit", first.GetCredit().GetSlots())
+	s.log.InfoContext(ctx, "runner connected", "runner", peer.ID.String(), "credit", slots, "has", len(has))
 	defer s.log.InfoContext(ctx, "runner disconnected", "runner", peer.ID.String())
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	session.Credit(first.GetCredit().GetSlots())
+	for _, permit := range has {
+		session.Started(permit)
+	}
+	session.Credit(slots)
 	// Returning closes the stream, which ends the reader.
 	go func() { cancel(s.read(ctx, cancel, session, stream)) }()
 	return write(ctx, session, stream)
+}
+
+// opening reads what begins a session: the permit of each task that the runner has, then its credit.
+func opening(stream *connect.BidiStream[cardeav1.SessionRequest, cardeav1.SessionResponse]) (has []string, slots uint32, err error) {
+	for len(has) <= maxNamed {
+		message, err := stream.Receive()
+		if err != nil {
+			return nil, 0, err
+		}
+		switch m := message.GetMessage().(type) {
+		case *cardeav1.SessionRequest_Started:
+			has = append(has, m.Started.GetPermitId())
+			continue
+		case *cardeav1.SessionRequest_Credit:
+			return has, m.Credit.GetSlots(), nil
+		}
+		break
+	}
+	return nil, 0, connect.NewError(connect.CodeInvalidArgument, errors.New("a session begins with the tasks that the runner has, and its credit"))
 }
 
 // errClosed is a session that its runner ended in order.

@@ -121,6 +121,27 @@ func TestSession(t *testing.T) {
 	p.Close()
 }
 
+// What an earlier engine gave is the runner's for as long as it names it before its credit; what it does not name is lost at once.
+func TestSessionBeginsWithWhatTheRunnerHas(t *testing.T) {
+	var e events
+	p := e.pool()
+	peer := runnerPeer(t)
+	r := Runner{ID: peer.ID.String(), Key: peer.KeyThumbprint, Tier: peer.Tier}
+	for _, permit := range []string{"p1", "p2"} {
+		p.Restore(Held{Run: "a", Task: permit, Permit: permit, Runner: r, Deadline: time.Now().Add(time.Hour)})
+	}
+	named := &cardeav1.SessionRequest{Message: &cardeav1.SessionRequest_Started{Started: &cardeav1.Started{PermitId: "p1"}}}
+	stream := talk(t, serve(t, p, &took{}, peer), named, credit(1), result("p9"))
+	if m, err := stream.Receive(); err != nil || m.GetTaken().GetPermitId() != "p9" {
+		t.Fatalf("%v %v", m, err)
+	}
+	for p.Levels()["standard"].Held != 1 {
+		time.Sleep(time.Millisecond)
+	}
+	expect(t, "lost", e.take(&e.lost), "p2")
+	p.Close()
+}
+
 // Invariant 1: what could not be made durable is not acknowledged, and the session ends so that it comes again.
 func TestResultThatIsNotDurable(t *testing.T) {
 	var e events

@@ -37,7 +37,7 @@ func (p *Pool) Connect(id Runner) *Session {
 			p.leave(r.session)
 		}
 		if r.Key != id.Key {
-			gone, r.room = r.takeAll(), 0
+			gone = r.takeAll()
 			r.Runner = id
 		}
 		r.stopGrace()
@@ -99,57 +99,33 @@ func (s *Session) Done() <-chan struct{} { return s.done }
 // Outbox is what is to be sent to the runner, in order.
 func (s *Session) Outbox() <-chan *cardeav1.SessionResponse { return s.outbox }
 
-// Credit adds to how many tasks the runner will take.
+// Credit adds to how many tasks the runner will take. A session's first credit says that the runner has named all that it has.
 func (s *Session) Credit(slots uint32) {
-	s.greet(int(min(slots, MaxCredit)))
+	s.greet()
 	s.give(int(min(slots, MaxCredit)))
 }
 
-// greet compares a session's first credit with the most that the runner ever had room for. Every task that it still has, or whose
-// result it still owes, takes a place: what it holds beyond those places it has lost with its memory, or never got.
-func (s *Session) greet(slots int) {
-	p := s.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if s.ended {
+// greet ends a session's opening. What the runner holds and has not named it has lost with its memory, or never got.
+func (s *Session) greet() {
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
+	if s.ended || s.greeted {
 		return
 	}
-	r := s.runner
-	if !s.greeted && r.room > 0 {
-		s.lose(len(r.held) - max(r.room-slots, 0))
-	}
-	if !s.greeted {
-		r.room = max(r.room, slots)
-	}
 	s.greeted = true
-}
-
-// Room is the most attempts that the runner was ever ready to take at once.
-func (s *Session) Room() int {
-	p := s.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return s.runner.room
-}
-
-// lose gives up n of what the runner holds: all, or else what it never began. The pool's lock is held.
-func (s *Session) lose(n int) {
-	all := n == len(s.runner.held)
 	for _, entry := range s.runner.held {
-		if n > 0 && (all || !entry.started) {
+		if entry.session != s {
 			entry.deadline.Reset(0)
-			n--
 		}
 	}
 }
 
-// Started notes that the runner has begun an attempt.
+// Started notes that the runner has an attempt: it names each before a session's first credit, and when it begins one.
 func (s *Session) Started(permit string) {
-	p := s.pool
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	s.pool.mu.Lock()
+	defer s.pool.mu.Unlock()
 	if entry := s.runner.held[permit]; entry != nil && !s.ended {
-		entry.started = true
+		entry.session = s
 	}
 }
 
@@ -179,7 +155,7 @@ func (s *Session) Assign(h Held, task *cardeav1.WorkTask) bool {
 		return false
 	}
 	h.Runner = s.id
-	p.hold(s.runner, h)
+	p.hold(s.runner, s, h)
 	return true
 }
 

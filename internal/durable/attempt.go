@@ -227,7 +227,7 @@ func (d *Driver) allowed(r *run, a *attempt, s *dispatch.Session, auth *cardeav1
 	held := dispatch.Held{Run: a.run, Task: a.task, Permit: p.id, Epoch: g.Epoch, Deadline: p.deadline}
 	task := &cardeav1.WorkTask{Task: a.intent.GetTask(), Epoch: g.Epoch, Permit: auth.GetPermit(), PermitId: p.id, Action: a.cmd.Action,
 		IdempotencyKey: auth.GetIdempotencyKey(), Effect: effect(a.cmd.Effect), Deadline: timestamppb.New(p.deadline)}
-	held.Runner, held.Room = s.Runner(), s.Room()
+	held.Runner = s.Runner()
 	a.phase, a.grant = phaseGiven, &g
 	fault.Point("engine.authorized")
 	if !s.Assign(held, task) {

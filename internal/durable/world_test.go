@@ -546,6 +546,9 @@ func (r *runner) attach(d *durable.Driver) {
 	s := d.Pool().Connect(r.id)
 	r.session, r.driver = s, d
 	go r.listen(s)
+	for permit := range r.jobs {
+		s.Started(permit)
+	}
 	s.Credit(uint32(r.slots - len(r.jobs)))
 	for _, res := range r.jobs {
 		if res != nil {

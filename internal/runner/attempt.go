@@ -54,7 +54,7 @@ func (r *Runner) attempt(ctx context.Context, t *cardeav1.WorkTask) (out Outcome
 	if redeemed.Deadline.IsValid() {
 		deadline = earliest(deadline, redeemed.Deadline.AsTime())
 	}
-	r.tell(&cardeav1.SessionRequest{Message: &cardeav1.SessionRequest_Started{Started: &cardeav1.Started{PermitId: p.ID}}})
+	r.tell(started(p.ID))
 	if ctx.Err() != nil {
 		return ended(ctx), true
 	}

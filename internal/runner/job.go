@@ -153,6 +153,10 @@ func credit(slots int) *cardeav1.SessionRequest {
 	return &cardeav1.SessionRequest{Message: &cardeav1.SessionRequest_Credit{Credit: &cardeav1.Credit{Slots: uint32(slots)}}}
 }
 
+func started(permitID string) *cardeav1.SessionRequest {
+	return &cardeav1.SessionRequest{Message: &cardeav1.SessionRequest_Started{Started: &cardeav1.Started{PermitId: permitID}}}
+}
+
 func result(t *cardeav1.WorkTask, out Outcome) *cardeav1.SessionRequest {
 	r := &cardeav1.TaskResult{PermitId: t.PermitId, Task: t.Task, Epoch: t.Epoch, Delivery: out.Delivery}
 	if out.Err != nil {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -235,6 +236,19 @@ func (r *rig) wantCredit(l *line, slots uint32) {
 	r.Helper()
 	if m := r.next(l); m.GetCredit() == nil || m.GetCredit().Slots != slots {
 		r.Fatalf("%v instead of %d credit", m, slots)
+	}
+}
+
+// wantNamed waits for what begins a session of a runner that has these tasks.
+func (r *rig) wantNamed(l *line, permits ...string) {
+	r.Helper()
+	for left := permits; len(left) > 0; {
+		m := r.next(l)
+		i := slices.Index(left, m.GetStarted().GetPermitId())
+		if i < 0 {
+			r.Fatalf("%v instead of one of %v", m, left)
+		}
+		left = slices.Delete(slices.Clone(left), i, i+1)
 	}
 }
 

@@ -190,6 +190,7 @@ func TestResultsAreKeptUntilTaken(t *testing.T) {
 	for range 3 {
 		l.stop()
 		l = r.line()
+		r.wantNamed(l, "prm_1")
 		r.wantCredit(l, 1) // the untaken result holds its slot
 		if again := r.wantResult(l); !proto.Equal(again, first) {
 			t.Fatalf("%v, first %v", again, first)
@@ -221,6 +222,7 @@ func TestAttemptsOutliveTheLine(t *testing.T) {
 	<-begun
 	l.stop()
 	l = r.line()
+	r.wantNamed(l, "prm_1")
 	r.wantCredit(l, 1)
 	close(release)
 	if res := r.wantResult(l); res.Delivery != cardeav1.Delivery_DELIVERY_ANSWERED {
@@ -256,6 +258,7 @@ func TestBeyondCreditEndsTheSession(t *testing.T) {
 		push(l, r.task(fmt.Sprint("prm_", i), nil))
 	}
 	l2 := r.line()
+	r.wantNamed(l2, "prm_0", "prm_1")
 	r.wantCredit(l2, 0)
 	if redeems, _ := r.authority.counts(); redeems > 2 {
 		t.Fatalf("%d redeems with two slots", redeems)

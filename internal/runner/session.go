@@ -43,7 +43,7 @@ func (r *Runner) keepSession(ctx context.Context) {
 	}
 }
 
-// converse is one session: credit first, then every result that is owed, then whatever happens.
+// converse is one session: what attach queues first, then whatever happens.
 func (r *Runner) converse(ctx context.Context) error {
 	streamCtx, end := context.WithCancelCause(ctx)
 	defer end(nil)
@@ -108,16 +108,20 @@ func (r *Runner) handle(ctx context.Context, m *cardeav1.SessionResponse) error 
 	return nil
 }
 
-// attach makes s the session that messages go to, and queues what every session begins with.
+// attach makes s the session that messages go to, and queues what every session begins with: what there is, how much more may come,
+// and what is owed.
 func (r *Runner) attach(end context.CancelCauseFunc) *session {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	// A job sends at most three messages in a session: started, result, credit. More waiting than that means that nobody reads.
+	// A job sends at most four messages in a session: twice started, result, credit. More waiting than that means that nobody reads.
 	s := &session{outbox: make(chan *cardeav1.SessionRequest, 4*r.cfg.Slots+4), end: end}
 	r.session = s
 	free := r.cfg.Slots - len(r.jobs)
 	if r.draining {
 		free = 0
+	}
+	for id := range r.jobs {
+		r.send(started(id)) // what is not named before the credit counts as lost
 	}
 	r.send(credit(free))
 	for _, j := range r.jobs {

@@ -183,7 +183,7 @@ func definitions(t *testing.T, s Store, reopen func(*testing.T, Store) Store) {
 func grants(t *testing.T, s Store, reopen func(*testing.T, Store) Store) {
 	ctx := context.Background()
 	begin(t, s, 1)
-	g := durable.Grant{Attempt: 1, Held: dispatch.Held{Run: "run_0001", Task: "t", Permit: "p1", Epoch: 1, Room: 4, Deadline: time.UnixMicro(9).UTC(),
+	g := durable.Grant{Attempt: 1, Held: dispatch.Held{Run: "run_0001", Task: "t", Permit: "p1", Epoch: 1, Deadline: time.UnixMicro(9).UTC(),
 		Runner: dispatch.Runner{ID: "r", Key: "k", Tier: "standard"}}}
 	newer := g
 	newer.Epoch, newer.Permit, newer.Attempt = 2, "p2", 2

@@ -258,12 +258,12 @@ func (j *Journal) KeepDefinition(ctx context.Context, digest string, canonical [
 func (j *Journal) KeepGrants(ctx context.Context, grants []durable.Grant) error {
 	err := j.db.Commit(ctx, func(tx store.Tx) error {
 		for _, g := range grants {
-			_, err := tx.Exec(`INSERT INTO grants (run, task, attempt, epoch, permit, runner, key, tier, deadline, room)
-				SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 WHERE EXISTS (SELECT 1 FROM runs WHERE id = $1 AND closed = 0)
+			_, err := tx.Exec(`INSERT INTO grants (run, task, attempt, epoch, permit, runner, key, tier, deadline)
+				SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 WHERE EXISTS (SELECT 1 FROM runs WHERE id = $1 AND closed = 0)
 				ON CONFLICT (run, task) DO UPDATE SET attempt = excluded.attempt, epoch = excluded.epoch, permit = excluded.permit,
-				runner = excluded.runner, key = excluded.key, tier = excluded.tier, deadline = excluded.deadline, room = excluded.room
+				runner = excluded.runner, key = excluded.key, tier = excluded.tier, deadline = excluded.deadline
 				WHERE excluded.epoch > grants.epoch`,
-				g.Run, g.Task, int64(g.Attempt), int64(g.Epoch), g.Permit, g.Runner.ID, g.Runner.Key, g.Runner.Tier, store.Micros(g.Deadline), int64(g.Room))
+				g.Run, g.Task, int64(g.Attempt), int64(g.Epoch), g.Permit, g.Runner.ID, g.Runner.Key, g.Runner.Tier, store.Micros(g.Deadline))
 			if err != nil {
 				return fmt.Errorf("keep the grant of task %s of run %s: %w", g.Task, g.Run, err)
 			}
@@ -278,7 +278,7 @@ func (j *Journal) Grants(ctx context.Context) ([]durable.Grant, error) {
 	var out []durable.Grant
 	err := j.db.View(ctx, func(tx store.Tx) error {
 		out = nil
-		rows, err := tx.Query(`SELECT run, task, attempt, epoch, permit, runner, key, tier, deadline, room FROM grants ORDER BY run, task`)
+		rows, err := tx.Query(`SELECT run, task, attempt, epoch, permit, runner, key, tier, deadline FROM grants ORDER BY run, task`)
 		if err != nil {
 			return err
 		}
@@ -286,7 +286,7 @@ func (j *Journal) Grants(ctx context.Context) ([]durable.Grant, error) {
 		for rows.Next() {
 			g := durable.Grant{Held: dispatch.Held{}}
 			var epoch, deadline int64
-			if err := rows.Scan(&g.Run, &g.Task, &g.Attempt, &epoch, &g.Permit, &g.Runner.ID, &g.Runner.Key, &g.Runner.Tier, &deadline, &g.Room); err != nil {
+			if err := rows.Scan(&g.Run, &g.Task, &g.Attempt, &epoch, &g.Permit, &g.Runner.ID, &g.Runner.Key, &g.Runner.Tier, &deadline); err != nil {
 				return err
 			}
 			g.Epoch, g.Deadline = uint64(epoch), store.Time(deadline)

@@ -51,6 +51,5 @@ CREATE TABLE grants (
   key      TEXT NOT NULL,
   tier     TEXT NOT NULL,
   deadline INTEGER NOT NULL,
-  room     INTEGER NOT NULL,
   PRIMARY KEY (run, task)
 ) STRICT, WITHOUT ROWID;
