@@ -72,11 +72,13 @@ func crash(t *testing.T, role string, mayDoubt bool, points ...point) {
 			h := *h // with this test's t
 			h.t = t
 			for round := range rounds(t) {
-				h.die(role, p, round, mayDoubt)
+				if h.die(role, p, round, mayDoubt); t.Failed() {
+					return // what follows would tell of the same
+				}
 			}
 		})
 		if t.Failed() {
-			return // what follows would tell of the same hub
+			return
 		}
 	}
 	h.checkLeases()

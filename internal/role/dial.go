@@ -88,8 +88,22 @@ func lost(ctx context.Context, err error) error {
 			return connect.NewError(connect.CodeUnavailable, fmt.Errorf("the connection broke: %s", err))
 		}
 	}
+	var reset streamError
+	if errors.As(err, &reset) {
+		// The console breaks off like this when the role behind it is gone in the middle of an answer.
+		return connect.NewError(connect.CodeUnavailable, fmt.Errorf("the answer broke off: %s", err))
+	}
 	return err
 }
+
+// streamError takes the fields of a reset HTTP/2 stream (RFC 9113 §5.4.2) from net/http, whose own type has no name outside it.
+type streamError struct {
+	StreamID uint32
+	Code     uint32
+	Cause    error
+}
+
+func (e streamError) Error() string { return fmt.Sprintf("stream %d: code %d", e.StreamID, e.Code) }
 
 // CloseIdleConnections serves http.Client.CloseIdleConnections.
 func (t *transport) CloseIdleConnections() {
