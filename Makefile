@@ -3,17 +3,15 @@
 GO      ?= go
 BIN     := bin
 CARDEA  := $(BIN)/cardea
-SOURCES := $(shell find cmd internal api -name '*.go' -o -name '*.sql' -o -name '*.cedar' -o -name '*.cedarschema') go.mod go.sum
 
 .PHONY: demo test check mutants crash bench fuzz build setup clean
 
-build: $(CARDEA)
-
-$(CARDEA): $(SOURCES)
-	$(GO) build -trimpath -o $@ ./cmd/cardea
+# The go command knows best what has changed.
+build:
+	$(GO) build -trimpath -o $(CARDEA) ./cmd/cardea
 
 # The main job, end to end, in a temporary folder.
-demo: $(CARDEA)
+demo: build
 	$(CARDEA) demo
 
 # What tests use beside Go: OpenSSH's client tools and openssl.
@@ -36,7 +34,7 @@ crash:
 	CRASH_ROUNDS=20 $(GO) test -timeout 60m -count=1 -run 'TestCrash' -v ./internal/crash
 
 # The whole tree on a real disk. BENCH_JSON=file writes the figures too.
-bench: $(CARDEA)
+bench: build
 	$(GO) run ./internal/bench -binary $(CARDEA)
 
 # Each fuzz target for FUZZTIME.

@@ -225,16 +225,29 @@ func checkHeaders(headers []Header) error {
 	return nil
 }
 
-// Reserved reports whether a header belongs to the connection, the transport or the credential, and so never to an action
-// (RFC 9110 §7.6.1, and the method-override family).
-func Reserved(lowerName string) bool {
-	switch lowerName {
-	case "authorization", "proxy-authorization", "cookie", "host", "content-length", "connection", "keep-alive", "proxy-connection",
-		"te", "trailer", "transfer-encoding", "upgrade", "expect", "idempotency-key", "forwarded",
-		"x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url":
-		return true
+// Reserved reports whether a header is never an action's to set: Transport's, and those that carry credentials.
+func Reserved(lowerName string) bool { return Transport(lowerName) || credential[lowerName] }
+
+// Transport reports whether a header is set by what sends the request. Whoever else could set one could smuggle a second request,
+// another origin, or a method that the verdict was not about (RFC 9110 §7.6.1, and the forwarding and method-override families).
+func Transport(lowerName string) bool {
+	return transport[lowerName] || strings.HasPrefix(lowerName, "x-forwarded-") || strings.HasPrefix(lowerName, "proxy-") || strings.HasPrefix(lowerName, "sec-")
+}
+
+// Both sets are never written to.
+var (
+	transport = set("connection", "content-length", "expect", "host", "http2-settings", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "via",
+		"forwarded", "x-real-ip", "idempotency-key", "txn-token", "x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url")
+	credential = set("authorization", "cookie", "cookie2", "set-cookie", "x-api-key", "api-key", "apikey", "x-auth-token", "x-auth-key", "x-access-token",
+		"private-token", "x-vault-token", "x-amz-security-token", "x-csrf-token", "dpop", "x-goog-api-key", "ocp-apim-subscription-key", "job-token")
+)
+
+func set(names ...string) map[string]bool {
+	out := make(map[string]bool, len(names))
+	for _, n := range names {
+		out[n] = true
 	}
-	return strings.HasPrefix(lowerName, "x-forwarded-") || strings.HasPrefix(lowerName, "proxy-")
+	return out
 }
 
 func isToken(s string) bool {

@@ -137,7 +137,7 @@ func presentation(g Grant) (name, value string, parts []string, err error) {
 		return "Authorization", "Basic " + encoded, []string{password, encoded}, nil
 	case strings.HasPrefix(g.Presentation, "header:"):
 		field := strings.TrimPrefix(g.Presentation, "header:")
-		if !isToken(field) || action.Reserved(strings.ToLower(field)) && !strings.EqualFold(field, "authorization") {
+		if !isToken(field) || action.Transport(strings.ToLower(field)) {
 			return "", "", nil, fail(Refused, "connection %s presents its credential in a header that it cannot have", g.Connection)
 		}
 		return textproto.CanonicalMIMEHeaderKey(field), value, nil, nil

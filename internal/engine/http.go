@@ -56,7 +56,7 @@ func retriable(r *Result) bool {
 	case http.StatusServiceUnavailable, statusCancelled:
 		return true
 	}
-	return r.Problem.Is(problem.Authorization)
+	return r.Problem.Of(problem.Authorization)
 }
 
 // again makes the next attempt after a failure of our own.
@@ -154,7 +154,7 @@ func responseHeaders(headers [][2]string) map[string]any {
 func standard(p *flow.Problem) *flow.Problem {
 	for _, k := range []problem.Kind{problem.Configuration, problem.Validation, problem.Expression, problem.Authentication,
 		problem.Authorization, problem.Timeout, problem.Communication, problem.Runtime} {
-		if !p.Is(k) {
+		if !p.Of(k) {
 			continue
 		}
 		out := problem.New(k, p.Detail)

@@ -231,7 +231,7 @@ func TestErrorsFaultTheRun(t *testing.T) {
 				more = append(more, c.more)
 			}
 			s := begin(t, compile(t, c.do, more...), c.input)
-			if s.s.Phase != StatusFaulted || !s.s.Problem.Is(c.kind) || s.s.Problem.Instance != c.instance {
+			if s.s.Phase != StatusFaulted || !s.s.Problem.Of(c.kind) || s.s.Problem.Instance != c.instance {
 				t.Errorf("the run is %s with %+v, want a %s at %q", s.s.Phase, s.s.Problem, c.kind, c.instance)
 			}
 			if len(s.s.Frames) != 0 {
@@ -314,7 +314,7 @@ func TestHTTPOutputs(t *testing.T) {
 			s.answer(s.attempt(), 1, c.status, c.contentType, c.body)
 			s.replays()
 			if c.problem != 0 {
-				if s.s.Phase != StatusFaulted || !s.s.Problem.Is(problem.Communication) || s.s.Problem.Status != c.problem || s.s.Problem.Instance != "/do/0/c" {
+				if s.s.Phase != StatusFaulted || !s.s.Problem.Of(problem.Communication) || s.s.Problem.Status != c.problem || s.s.Problem.Instance != "/do/0/c" {
 					t.Errorf("%s %+v", s.s.Phase, s.s.Problem)
 				}
 				return
@@ -331,7 +331,7 @@ func TestDenialIsTheStandardError(t *testing.T) {
 	a := s.attempt()
 	s.play(Event{Denied: &Denied{Task: a.Task, Attempt: 1, Verdict: Verdict{Outcome: "deny", Reason: "no policy allows it"}}})
 	p := s.s.Problem
-	if s.s.Phase != StatusFaulted || !p.Is(problem.Authorization) || p.Status != 403 || p.Instance != "/do/0/who" || p.Detail != "no policy allows it" {
+	if s.s.Phase != StatusFaulted || !p.Of(problem.Authorization) || p.Status != 403 || p.Instance != "/do/0/who" || p.Detail != "no policy allows it" {
 		t.Errorf("%s %+v", s.s.Phase, p)
 	}
 	s.replays()
@@ -381,7 +381,7 @@ func TestFailuresOfOurOwnAreRetriedAFewTimes(t *testing.T) {
 	if err := s.fail(a, 99, NotSent, unavailable()); err != nil {
 		t.Fatal(err)
 	}
-	if s.s.Phase != StatusFaulted || !s.s.Problem.Is(problem.Runtime) {
+	if s.s.Phase != StatusFaulted || !s.s.Problem.Of(problem.Runtime) {
 		t.Errorf("%s %+v", s.s.Phase, s.s.Problem)
 	}
 	s.replays()
@@ -515,7 +515,7 @@ func TestVisits(t *testing.T) {
 
 func TestLoopWithoutEffectFaults(t *testing.T) {
 	s := begin(t, compile(t, `[{"a":{"set":{"n":1},"then":"a"}}]`), `{}`)
-	if s.s.Phase != StatusFaulted || !s.s.Problem.Is(problem.Runtime) || s.s.Problem.Instance != "/do/0/a" {
+	if s.s.Phase != StatusFaulted || !s.s.Problem.Of(problem.Runtime) || s.s.Problem.Instance != "/do/0/a" {
 		t.Fatalf("%s %+v", s.s.Phase, s.s.Problem)
 	}
 	if want := SpinLimit/StepBudget + 2; len(s.journal) != want {

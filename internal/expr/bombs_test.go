@@ -70,7 +70,7 @@ func TestBombsSpendTheBudgetAndNoMore(t *testing.T) {
 				t.Errorf("it allocated %d MiB in all", used>>20)
 			}
 			var p *problem.Problem
-			if !errors.As(err, &p) || !p.Is(problem.Expression) {
+			if !errors.As(err, &p) || !p.Of(problem.Expression) {
 				t.Fatalf("got %v, want an expression problem", err)
 			}
 			again := newEvaluation(Scope{Data: value(t, b.in), Vars: vars})

@@ -238,7 +238,7 @@ func TestRefused(t *testing.T) {
 func TestSecretsAreAnAuthorizationProblem(t *testing.T) {
 	_, err := Compile("$secrets.bank")
 	var e *Error
-	if !errors.As(err, &e) || !e.Problem().Is(problem.Authorization) || e.Problem().Status != 403 {
+	if !errors.As(err, &e) || !e.Problem().Of(problem.Authorization) || e.Problem().Status != 403 {
 		t.Fatalf("got %v", err)
 	}
 }
@@ -336,7 +336,7 @@ func TestAPanicEndsOneEvaluation(t *testing.T) {
 		t.Fatal(err)
 	}
 	var p *problem.Problem
-	if _, err := e.Eval(Scope{Data: int64(1)}); !errors.As(err, &p) || !p.Is(problem.Runtime) {
+	if _, err := e.Eval(Scope{Data: int64(1)}); !errors.As(err, &p) || !p.Of(problem.Runtime) {
 		t.Fatalf("got %v", err)
 	}
 }

@@ -45,7 +45,7 @@ func FuzzExpr(f *testing.F) {
 			t.Fatalf("%q allocated %d MiB", src, used>>20)
 		}
 		var p *problem.Problem
-		if err1 != nil && (!errors.As(err1, &p) || !p.Is(problem.Expression)) {
+		if err1 != nil && (!errors.As(err1, &p) || !p.Of(problem.Expression)) {
 			t.Fatalf("%q fails with %v", src, err1)
 		}
 		again, _ := Decode([]byte(in))

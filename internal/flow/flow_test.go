@@ -167,7 +167,7 @@ func TestDataCannotChangeTheRequestsShape(t *testing.T) {
 	} {
 		r, err := request(t, c.with, c.data)
 		var p *Problem
-		if !errors.As(err, &p) || !p.Is(problem.Expression) {
+		if !errors.As(err, &p) || !p.Of(problem.Expression) {
 			t.Errorf("%s: %.200s, %v", c.name, r.URL, err)
 		}
 	}
@@ -255,7 +255,7 @@ func TestSchema(t *testing.T) {
 		switch {
 		case want == "" && err != nil:
 			t.Errorf("%s: %v", in, err)
-		case want != "" && (!errors.As(err, &p) || !p.Is(problem.Validation) || !strings.Contains(p.Detail, want) || strings.Contains(p.Detail, "secret")):
+		case want != "" && (!errors.As(err, &p) || !p.Of(problem.Validation) || !strings.Contains(p.Detail, want) || strings.Contains(p.Detail, "secret")):
 			t.Errorf("%s: %v, want %q", in, err, want)
 		}
 	}

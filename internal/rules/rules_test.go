@@ -47,6 +47,7 @@ var arrows = map[string]map[string]string{
 	"evidence":            {"permit": "tickets are the same kind of JWS"},
 	"expr":                {"flow/problem": "the standard errors"},
 	"flow":                {"expr": "compiled expressions", "flow/claims": "the one parser", "flow/problem": "the standard errors"},
+	"flow/claims":         {"action": "which headers are never an action's to set"},
 	"flow/source":         {"flow": "what YAML compiles to", "flow/claims": "findings"},
 	"ledger":              {"store": "leaves stand or fall with their transaction"},
 	"profile":             {"identity": "pinned roots"},

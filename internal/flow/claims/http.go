@@ -3,6 +3,8 @@ package claims
 import (
 	"slices"
 	"strings"
+
+	"cardea/internal/action"
 )
 
 var methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
@@ -120,19 +122,6 @@ func (p *reader) present(h *HTTP, n *Node) {
 	p.used[connection] = true
 }
 
-// ownHeaders are set by what sends the request. A definition that could set them could smuggle a second request, a second
-// credential, or a method that the verdict was not about.
-var ownHeaders = []string{
-	"connection", "content-length", "expect", "host", "http2-settings", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "via",
-	"forwarded", "x-real-ip", "idempotency-key", "txn-token", "x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url",
-}
-
-// credentialHeaders carry credentials, which are the connection's to present.
-var credentialHeaders = []string{
-	"authorization", "cookie", "cookie2", "set-cookie", "x-api-key", "api-key", "apikey", "x-auth-token", "x-auth-key", "x-access-token", "private-token",
-	"x-vault-token", "x-amz-security-token", "x-csrf-token", "dpop", "x-goog-api-key", "ocp-apim-subscription-key", "job-token",
-}
-
 func (p *reader) headers(h *HTTP, n *Node) {
 	if n.Kind == String && IsExpression(n.Text) {
 		if !p.profile {
@@ -173,9 +162,9 @@ func CheckHeaderName(name string) string {
 	switch {
 	case name == "" || len(name) > 128 || strings.Trim(name, letters+digits+"!#$%&'*+-.^_`|~") != "":
 		return "is not the name of a header"
-	case slices.Contains(ownHeaders, name), strings.HasPrefix(name, "proxy-"), strings.HasPrefix(name, "x-forwarded-"), strings.HasPrefix(name, "sec-"):
+	case action.Transport(name):
 		return "is not the definition's to set"
-	case slices.Contains(credentialHeaders, name):
+	case action.Reserved(name):
 		return "carries a credential, which only a connection can present"
 	}
 	return ""

@@ -63,8 +63,8 @@ func (p *Problem) At(pointer string) *Problem {
 	return &c
 }
 
-// Is says whether p is of a standard kind, in any of its official spellings.
-func (p *Problem) Is(k Kind) bool { return SameType(p.Type, base+string(k)) }
+// Of says whether p is of a standard kind, in any of its official spellings.
+func (p *Problem) Of(k Kind) bool { return SameType(p.Type, base+string(k)) }
 
 // SameType compares two type URIs. The specification's error types exist in four official families
 // ({serverlessworkflow.io, open-workflow-specification.org} × {spec/1.0.0/errors, dsl/errors/types}), which name the same errors.
