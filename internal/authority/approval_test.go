@@ -244,3 +244,17 @@ func TestFourEyesOnApply(t *testing.T) {
 		t.Fatalf("approved, yet %+v", done)
 	}
 }
+
+// A change of what was decided over voids what people are being asked, in the change's own transaction.
+func TestAChangeOfPolicyVoidsTheQuestion(t *testing.T) {
+	h := newHub(t)
+	r := h.runner("privileged", "safe")
+	run := h.start("ana")
+	id := h.pending(run, r, "5000.00")
+	h.apply(policyFile("payroll/policy", strings.Replace(policyText, `decimal("20000.00")`, `decimal("30000.00")`, 1)))
+	_, err := h.sign("bo", id, false)
+	h.wantErr(err, ErrDenied)
+	if again := h.pending(run, r, "5000.00"); again == id {
+		t.Fatal("a question about another policy is still asked")
+	}
+}

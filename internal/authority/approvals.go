@@ -446,6 +446,23 @@ func (a *Authority) voidApprovalsOf(tx store.Tx, run, reason string) error {
 	return nil
 }
 
+// voidDrifted voids every open question whose policies or rule are not what they were, in the transaction of the change: nobody is to
+// sign what would count for nothing, and whoever waits asks again at once.
+func (a *Authority) voidDrifted(tx store.Tx, next *snapshot) error {
+	open, err := loadApprovals(tx, `WHERE state IN ('pending', 'approved')`)
+	if err != nil {
+		return err
+	}
+	for _, row := range open {
+		if drift := policyDrift(next, processOf(row), row.statement); drift != "" {
+			if err := a.settleApproval(tx, row, approval.Voided, drift); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // expireApprovals settles approvals whose time is over.
 func (a *Authority) expireApprovals(ctx context.Context) error {
 	var due int

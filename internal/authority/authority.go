@@ -166,6 +166,9 @@ func (a *Authority) tidy(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
+			if err := a.recordRefusals(context.WithoutCancel(ctx)); err != nil {
+				a.Log.Error("recording refusals", "error", err)
+			}
 			return
 		case <-ticker.C:
 		}

@@ -512,8 +512,20 @@ func TestRefusalsAreRecordedAndBounded(t *testing.T) {
 		h.Refused("decide.sock", "wrong-role", strings.Repeat("x", i))
 	}
 	h.must(h.recordRefusals(t.Context()))
-	if n := len(h.leaves(ledger.KindRefusal)); n == 0 || n > maxRefusals {
+	if n := len(h.leaves(ledger.KindRefusal)); n == 0 || n > maxRefusals+1 {
 		t.Fatalf("%d refusal leaves", n)
+	}
+	whole := h.DB
+	breakLedger(h)
+	h.Refused("lease.sock", "expired", "")
+	if h.recordRefusals(t.Context()) == nil {
+		t.Fatal("the broken ledger took a leaf")
+	}
+	h.DB = whole
+	before := len(h.leaves(ledger.KindRefusal))
+	h.must(h.recordRefusals(t.Context()))
+	if after := len(h.leaves(ledger.KindRefusal)); after != before+1 {
+		t.Fatal("a refusal that could not be written was forgotten")
 	}
 }
 

@@ -110,7 +110,7 @@ func (a *Authority) Authorize(ctx context.Context, in Intent) (Authorization, er
 		if err != nil {
 			return err
 		}
-		q, err := a.ask(s, run, in)
+		q, err := a.ask(tx, s, run, in)
 		if err != nil {
 			return err
 		}
@@ -150,15 +150,13 @@ type definition struct {
 }
 
 // definition reads the claims of a definition that was ever applied: a new version never changes a running run.
-func (a *Authority) definition(digest string) (definition, error) {
+func (a *Authority) definition(tx store.Tx, digest string) (definition, error) {
 	if known, ok := a.definitions.Load(digest); ok {
 		return known.(definition), nil
 	}
 	var canonical []byte
 	var d definition
-	err := a.DB.View(context.Background(), func(tx store.Tx) error {
-		return tx.QueryRow(`SELECT canonical, applied_by FROM definitions WHERE digest = $1`, digest).Scan(&canonical, &d.appliedBy)
-	})
+	err := tx.QueryRow(`SELECT canonical, applied_by FROM definitions WHERE digest = $1`, digest).Scan(&canonical, &d.appliedBy)
 	if errors.Is(err, store.ErrNoRows) {
 		return d, fmt.Errorf("definition %s: %w", digest, ErrNotFound)
 	}

@@ -146,6 +146,7 @@ func (a *Authority) Apply(ctx context.Context, who Speaker, change registry.Chan
 	if next != nil {
 		a.swap(next)
 	}
+	a.announce()
 	return out, nil
 }
 
@@ -174,6 +175,9 @@ func (a *Authority) putInForce(tx store.Tx, before *snapshot, after *registry.St
 		return nil, err
 	}
 	next := &snapshot{State: after, generation: before.generation + 1}
+	if err := a.voidDrifted(tx, next); err != nil {
+		return nil, err
+	}
 	if err := setMeta(tx, metaGeneration, next.generation); err != nil {
 		return nil, err
 	}
@@ -250,6 +254,7 @@ func (a *Authority) applyAs(ctx context.Context, by string, change registry.Chan
 	})
 	if err == nil && next != nil {
 		a.swap(next)
+		a.announce()
 	}
 	return err
 }

@@ -67,7 +67,7 @@ func (a *Authority) Explain(ctx context.Context, who Speaker, runID, task string
 		if err := a.requireRead(s, who.Person, run.Process); err != nil {
 			return err
 		}
-		if out, err = a.explain(tx, run, a.pointerOf(run, task)); err != nil {
+		if out, err = a.explain(tx, run, a.pointerOf(tx, run, task)); err != nil {
 			return err
 		}
 		return nil
@@ -76,11 +76,11 @@ func (a *Authority) Explain(ctx context.Context, who Speaker, runID, task string
 }
 
 // pointerOf turns a task's name into its pointer; a pointer stays what it is.
-func (a *Authority) pointerOf(run Run, task string) string {
+func (a *Authority) pointerOf(tx store.Tx, run Run, task string) string {
 	if task == "" || task[0] == '/' {
 		return task
 	}
-	if d, err := a.definition(run.Digest); err == nil {
+	if d, err := a.definition(tx, run.Digest); err == nil {
 		for _, t := range d.Tasks {
 			if t.Name == task {
 				return t.Pointer

@@ -15,6 +15,7 @@ import (
 	"cardea/internal/identity"
 	"cardea/internal/policy"
 	"cardea/internal/registry"
+	"cardea/internal/store"
 )
 
 // TaskRef names one visit of one task of one run.
@@ -65,14 +66,14 @@ const infraAttempts = 50
 
 // ask checks an intent against the definition's claims and the connections' allow. What it finds wrong becomes a recorded denial,
 // not an error: an error is for what cannot be decided.
-func (a *Authority) ask(s *snapshot, run Run, in Intent) (question, error) {
+func (a *Authority) ask(tx store.Tx, s *snapshot, run Run, in Intent) (question, error) {
 	q := question{intent: in, run: run, digest: action.Digest(in.Action)}
 	parsed, err := action.Parse(in.Action)
 	if err != nil {
 		return q, fmt.Errorf("intent for %s: %w: %w", in.Task.Task, ErrInvalid, err)
 	}
 	q.action = parsed
-	definition, err := a.definition(run.Digest)
+	definition, err := a.definition(tx, run.Digest)
 	if err != nil {
 		return q, fmt.Errorf("run %s: %w", run.ID, err)
 	}

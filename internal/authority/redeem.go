@@ -142,7 +142,7 @@ func (a *Authority) stillAllowed(tx store.Tx, s *snapshot, row permitRow) error 
 	if err != nil {
 		return err
 	}
-	q, err := a.ask(s, run, in)
+	q, err := a.ask(tx, s, run, in)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 
 	cardeav1 "cardea/api/cardea/v1"
 	"cardea/api/cardea/v1/cardeav1connect"
+	"cardea/internal/store"
 )
 
 // DecideService answers the engine.
@@ -31,13 +32,17 @@ func (s DecideService) OpenRun(ctx context.Context, r *cardeav1.OpenRunRequest) 
 	if err != nil {
 		return nil, s.rpcError("OpenRun", err)
 	}
-	return &cardeav1.OpenRunResponse{Verdict: protoVerdict(run.Verdict), StartedBy: run.StartedBy, Tiers: s.tiers(run.Digest),
+	return &cardeav1.OpenRunResponse{Verdict: protoVerdict(run.Verdict), StartedBy: run.StartedBy, Tiers: s.tiers(ctx, run.Digest),
 		Provenance: &cardeav1.Provenance{Kind: run.Provenance.Kind, Origin: run.Provenance.Origin}}, nil
 }
 
 // tiers are hints for dispatch; a task whose connections contradict each other has none.
-func (a *Authority) tiers(digest string) map[string]string {
-	d, err := a.definition(digest)
+func (a *Authority) tiers(ctx context.Context, digest string) map[string]string {
+	var d definition
+	err := a.DB.View(ctx, func(tx store.Tx) (err error) {
+		d, err = a.definition(tx, digest)
+		return err
+	})
 	if err != nil {
 		return nil
 	}

@@ -120,10 +120,3 @@ func (a *Authority) bundleChanged() {
 		}
 	}
 }
-
-// Refused records that a caller was turned away. The ledger gets at most a few such leaves a second, with a count of the rest, so
-// that a compromised role cannot fill it.
-func (a *Authority) Refused(listener, reason, caller string) {
-	a.metrics.refused(listener)
-	a.refusals.add(listener, reason, caller)
-}
