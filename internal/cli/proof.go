@@ -106,8 +106,9 @@ func (a *Auditor) Fetch(ctx context.Context, client cardeav1connect.LedgerClient
 				next = size // the rest was sequenced since; the next checkpoint covers it
 				break
 			}
+			hash := tlog.RecordHash(e.GetLeaf()) // beside the leaf in an export, so that a changed one can be named
 			for _, s := range sinks {
-				s.Leaf(record(e), nil)
+				s.Leaf(record(e), &hash)
 			}
 			next = max(next+1, e.GetIndex()+1) // the verifier names a gap or a repetition; this only has to end
 			if err := signatures.upTo(ctx, next, sinks); err != nil {

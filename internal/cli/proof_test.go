@@ -198,7 +198,7 @@ func TestEveryCheckpointIsChecked(t *testing.T) {
 	a := newAudit(t)
 	a.record.Append("four")
 	a.record.Append("five")
-	if r := a.verify(t); r.Problem != nil || r.Checkpoints != 3 {
+	if r := a.verify(t); r.Problem != nil || r.Checkpoints < 3 {
 		t.Fatalf("%+v", r)
 	}
 	signed, err := a.record.Checkpoints(t.Context(), 0, 10)

@@ -10,6 +10,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"cardea/internal/action"
+	"cardea/internal/demo/services"
 )
 
 // apply shows the plan, that ana cannot grant it alone, and applies it once eve has signed it.
@@ -63,8 +66,8 @@ func (d *demo) pay(ctx context.Context) error {
 	if _, err := d.show(ctx, bo, exitOK, "approval", "show", waiting.ID); err != nil {
 		return err
 	}
-	if r, err := d.cardea(ctx, ana, "approval", "sign", waiting.ID, "--yes"); err != nil || r.exit == exitOK {
-		return errors.Join(err, errors.New("ana signed her own request"))
+	if r, err := d.cardea(ctx, ana, "approval", "sign", waiting.ID, "--yes"); err != nil || r.exit != exitDenied {
+		return errors.Join(err, fmt.Errorf("ana was not refused her own request: %s", r.out))
 	}
 	if d.bank.Stats().Transfers != 0 {
 		return errors.New("money moved before it was approved")
@@ -79,11 +82,73 @@ func (d *demo) pay(ctx context.Context) error {
 	if _, err := d.show(ctx, ana, exitOK, "run", "show", run); err != nil {
 		return err
 	}
-	if n := d.bank.Stats().Transfers; n != 1 {
-		return fmt.Errorf("the bank has %d transfers, not 1", n)
+	if err := d.wantSignedBytes(ctx, waiting.ID); err != nil {
+		return err
 	}
 	d.holds("ana could not sign her own request; bo signed exactly the bytes that the bank received, once")
+	if err := d.wantOwnCredentials(ctx, run); err != nil {
+		return err
+	}
 	d.holds("each task had its own credential, for one system, for seconds")
+	return nil
+}
+
+// wantSignedBytes compares what the bank received with what the statement holds.
+func (d *demo) wantSignedBytes(ctx context.Context, id string) error {
+	signed, err := d.approvedAction(ctx, id)
+	if err != nil {
+		return err
+	}
+	transfers := 0
+	for _, seen := range d.bank.Requests() {
+		if !seen.Transferred {
+			continue
+		}
+		transfers++
+		if seen.Body != action.Digest(signed.HTTP.Body) {
+			return errors.New("the bank received other bytes than were signed")
+		}
+	}
+	if transfers != 1 {
+		return fmt.Errorf("the bank has %d transfers, not 1", transfers)
+	}
+	return nil
+}
+
+// longest is the longest life that the example gives a credential.
+const longest = 10 * time.Second
+
+// wantOwnCredentials compares what each service saw with what the hub issued: one lease and one subject for each task, for seconds.
+func (d *demo) wantOwnCredentials(ctx context.Context, run string) error {
+	var issued struct {
+		Leases []struct {
+			ID         string    `json:"id"`
+			Connection string    `json:"connection"`
+			IssuedAt   time.Time `json:"issued_at"`
+			ExpiresAt  time.Time `json:"expires_at"`
+		} `json:"leases"`
+	}
+	if err := d.ask(ctx, ana, &issued, "lease", "list", "--all", "--run", run); err != nil {
+		return err
+	}
+	used := map[string]string{}
+	for connection, s := range map[string]*services.Service{"hr": d.hr, "bank": d.bank} {
+		for _, seen := range s.Requests() {
+			if seen.Run == run {
+				used[seen.Lease] = connection + " " + seen.Subject
+			}
+		}
+	}
+	subjects := map[string]bool{}
+	for _, l := range issued.Leases {
+		if !strings.HasPrefix(used[l.ID], l.Connection+" spiffe://") || l.ExpiresAt.Sub(l.IssuedAt) > longest {
+			return fmt.Errorf("lease %s at %s was used as %q", l.ID, l.Connection, used[l.ID])
+		}
+		subjects[used[l.ID]] = true
+	}
+	if len(issued.Leases) != 2 || len(used) != 2 || len(subjects) != 2 {
+		return fmt.Errorf("%d credentials were issued and %d used, by %d tasks", len(issued.Leases), len(used), len(subjects))
+	}
 	return nil
 }
 
@@ -158,8 +223,8 @@ func (d *demo) deny(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r, err := d.cardea(ctx, ana, "run", "watch", run); err != nil || r.exit == exitOK {
-		return errors.Join(err, errors.New("the run was not denied"))
+	if r, err := d.cardea(ctx, ana, "run", "watch", run); err != nil || r.exit != exitDenied {
+		return errors.Join(err, fmt.Errorf("the run was not denied: %s", r.out))
 	}
 	r, err := d.show(ctx, ana, exitOK, "policy", "explain", run)
 	if err != nil {
@@ -279,8 +344,8 @@ func (d *demo) audit(ctx context.Context) error {
 		return err
 	}
 	d.page.output(r.out)
-	if r.exit == exitOK {
-		return errors.New("a changed record was not found")
+	if r.exit != exitFailed || !strings.Contains(r.out, "leaf ") || !strings.Contains(r.out, "was changed") {
+		return errors.New("the changed record was not found and named")
 	}
 	d.holds("the record verifies offline, and one changed byte is found and named")
 	return nil

@@ -70,34 +70,50 @@ func (d *demo) engineIdentity() (*identity.Source, error) {
 	return identity.NewSource(key, pair.Certificate, bundle, time.Now)
 }
 
-// changedIntent is the approved action with the last digit of the first account number changed: the sum stays the same.
-func (d *demo) changedIntent(ctx context.Context, run, approved string) (*cardeav1.Intent, error) {
+// approvedAction is what an approval is over.
+func (d *demo) approvedAction(ctx context.Context, id string) (action.Action, error) {
+	st, err := d.statement(ctx, id)
+	if err != nil {
+		return action.Action{}, err
+	}
+	if len(st.Actions) != 1 {
+		return action.Action{}, fmt.Errorf("the approval is over %d actions", len(st.Actions))
+	}
+	signed, err := jcs.Transform(st.Actions[0].Action) // the CLI's JSON is indented
+	if err != nil {
+		return action.Action{}, err
+	}
+	return action.Parse(signed)
+}
+
+func (d *demo) statement(ctx context.Context, id string) (approval.Statement, error) {
 	var shown struct {
 		Statement approval.Statement `json:"statement"`
 	}
-	if err := d.ask(ctx, bo, &shown, "approval", "show", approved); err != nil {
-		return nil, err
-	}
-	if len(shown.Statement.Actions) != 1 {
-		return nil, fmt.Errorf("the approval is over %d actions", len(shown.Statement.Actions))
-	}
-	signed, err := jcs.Transform(shown.Statement.Actions[0].Action) // the CLI's JSON is indented
+	err := d.ask(ctx, bo, &shown, "approval", "show", id)
+	return shown.Statement, err
+}
+
+// changedIntent is the approved action with the last digit of the first account number changed: the sum stays the same.
+func (d *demo) changedIntent(ctx context.Context, run, approved string) (*cardeav1.Intent, error) {
+	a, err := d.approvedAction(ctx, approved)
 	if err != nil {
 		return nil, err
 	}
-	a, err := action.Parse(signed)
-	if err != nil {
-		return nil, err
-	}
-	at := bytes.Index(a.HTTP.Body, []byte(`"iban":"`))
+	const account = `"iban":"`
+	at := bytes.Index(a.HTTP.Body, []byte(account))
 	if at < 0 {
 		return nil, errors.New("the payment names no account")
 	}
-	end := at + len(`"iban":"`) + bytes.IndexByte(a.HTTP.Body[at+len(`"iban":"`):], '"') - 1
-	a.HTTP.Body[end] = '0' + (a.HTTP.Body[end]-'0'+1)%10
+	last := at + len(account) + bytes.IndexByte(a.HTTP.Body[at+len(account):], '"') - 1
+	a.HTTP.Body[last] = '0' + (a.HTTP.Body[last]-'0'+1)%10
 	canonical, err := a.Canonical()
 	if err != nil {
 		return nil, err
 	}
-	return &cardeav1.Intent{Task: &cardeav1.TaskRef{RunId: run, Task: shown.Statement.Task.Pointer}, Attempt: 1, Action: canonical, Connections: []string{"bank"}}, nil
+	st, err := d.statement(ctx, approved)
+	if err != nil {
+		return nil, err
+	}
+	return &cardeav1.Intent{Task: &cardeav1.TaskRef{RunId: run, Task: st.Task.Pointer}, Attempt: 1, Action: canonical, Connections: []string{"bank"}}, nil
 }

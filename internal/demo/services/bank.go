@@ -3,6 +3,7 @@ package services
 import (
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"io"
 	"math/big"
@@ -58,12 +59,14 @@ func (b *bank) create(w http.ResponseWriter, r *http.Request, seen *Seen) {
 		problem(w, http.StatusRequestEntityTooLarge, "The body cannot be read", "At most 64 KiB are taken.")
 		return
 	}
+	digest := sha256.Sum256(body)
+	seen.Body = "sha256:" + hex.EncodeToString(digest[:])
 	var o order
 	if err := json.Unmarshal(body, &o); err != nil || !o.valid() {
 		problem(w, http.StatusUnprocessableEntity, "Not a transfer", "A transfer has payments, each with a positive amount of at most two decimals, a currency and an iban, and their total.")
 		return
 	}
-	t, fresh := b.take(seen.Subject+"\n"+seen.IdempotencyKey, sha256.Sum256(body), o)
+	t, fresh := b.take(seen.Subject+"\n"+seen.IdempotencyKey, digest, o)
 	switch {
 	case t == nil:
 		seen.Conflict = true

@@ -22,6 +22,8 @@ type Seen struct {
 	Lease          string    `json:"lease,omitempty"`
 	Scope          string    `json:"scope,omitempty"`
 	IdempotencyKey string    `json:"idempotency_key,omitempty"`
+	// Body is the digest of the request's body, sha256:<hex>, where the service reads one.
+	Body string `json:"body,omitempty"`
 	// Transferred: money moved because of this request. Replayed: it had moved before. Conflict: the key was another body's.
 	Transferred bool `json:"transferred,omitempty"`
 	Replayed    bool `json:"replayed,omitempty"`

@@ -155,7 +155,7 @@ func TestTokensAreVerified(t *testing.T) {
 	}{
 		{"good", good, "", 201},
 		{"none", "", `Bearer realm="bank"`, 401},
-		{"garbage", "abc", `error="invalid_token"`, 401},
+		{"garbage", "not-a-token", `error="invalid_token"`, 401},
 		{"foreign key", sign(t, signerFor(t, foreign), is.claims(s.Audience())), `error="invalid_token"`, 401},
 		{"hmac", sign(t, hmac, is.claims(s.Audience())), `error="invalid_token"`, 401},
 		{"other audience", with(func(c map[string]any) { c["aud"] = "https://else" }), "another audience", 401},
