@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -35,6 +36,7 @@ type Spec struct {
 // whole process, so a process runs one role.
 func Run(ctx context.Context, spec Spec) error {
 	unix.Umask(0o077)
+	collectLess()
 	put, err := hardenProcess()
 	if err != nil {
 		return err
@@ -58,6 +60,18 @@ func Run(ctx context.Context, spec Spec) error {
 		}
 		return err
 	})
+}
+
+// gcPercent is how much a role's heap may grow by, in percent of what lives, before it is collected. A few MB live in a role and most of
+// what it allocates dies with the call, so that at Go's 100 a tenth of the processor time of a loaded hub went into collecting; at
+// 200 it is half of that, for 20 MB in all roles together.
+const gcPercent = 200
+
+// collectLess leaves the last word to whoever sets GOGC.
+func collectLess() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 }
 
 func newHost(spec Spec, logTo io.Writer) (*Host, error) {
