@@ -113,16 +113,21 @@ func devBanner(tree *supervise.Tree, took time.Duration, home string) []cli.Line
 	profile := filepath.Join(dir, "profile.json")
 	lines = append(lines, show("profile", cli.Clean(tildeOf(profile, home))), cli.Line{},
 		cli.Line{}.Add(cli.Yellow, "  dev: one person may approve alone, and every leaf of the ledger says so."),
-		cli.Line{}.Add(cli.Yellow, "  All roles share one user id here: the walls are processes, not users."), cli.Line{},
-		cli.L("  In another terminal:"),
+		cli.Line{}.Add(cli.Yellow, "  All roles share one user id here: the walls are processes, not users."),
 	)
+	for _, f := range cli.CheckPlatform() {
+		if f.Health != cli.Good {
+			lines = append(lines, cli.Line{}.Add(cli.Yellow, cli.F("  %s: %s", f.Name, f.Text)))
+		}
+	}
+	lines = append(lines, cli.Line{}, cli.L("  In another terminal:"))
 	if wd, err := os.Getwd(); err != nil || dir != filepath.Join(wd, ".cardea") {
 		lines = append(lines, cli.L(cli.F("    export CARDEA_PROFILE=%s", profile)))
 	}
 	return append(lines,
 		cli.L("    cardea doctor"),
-		cli.L("    cardea apply -f examples/payroll"),
-		cli.L("    cardea run start payroll/pay-run --wait"), cli.Line{},
+		cli.L("    cardea apply -f examples/hello"),
+		cli.L("    cardea run start hello/greet --input examples/hello/inputs/ana.json --wait"), cli.Line{},
 		cli.Line{}.Add(cli.Dim, "  Ctrl-C stops everything; the folder keeps it."), cli.Line{})
 }
 

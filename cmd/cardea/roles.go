@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"cardea/internal/cli"
 	"cardea/internal/role"
 )
 
@@ -38,13 +40,22 @@ func roleCommand(name, short string, conf role.Config, run func(context.Context)
 	cmd := &cobra.Command{Use: name, Short: short, Args: cobra.NoArgs}
 	loader := role.NewLoader(name, conf, cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := loader.Load(os.LookupEnv); err != nil {
-			return err
-		}
 		if loader.Print {
+			if err := loader.Read(os.LookupEnv); err != nil {
+				return badConfig(name, err)
+			}
 			return loader.PrintConfig(cmd.OutOrStdout(), os.LookupEnv)
+		}
+		if err := loader.Load(os.LookupEnv); err != nil {
+			return badConfig(name, err)
 		}
 		return run(cmd.Context())
 	}
 	return cmd
+}
+
+// badConfig puts what is wrong on one line, and says where all of it is written down.
+func badConfig(name string, err error) error {
+	return cli.Fail(cli.Usage, cli.F("cardea %s --print-config shows what is set; docs/config.md has all of it", name), "%s",
+		strings.ReplaceAll(err.Error(), "\n", "; ")).Because(err)
 }

@@ -207,7 +207,7 @@ func (d *decision) make() (Authorization, *permit.Permit, error) {
 		return Authorization{}, nil, err
 	}
 	if doubt := d.doubt(); doubt != "" {
-		return d.answer(Verdict{Outcome: outcomeDoubt, Reason: doubt, Mend: "a person must decide: the action may already have been delivered"}, "")
+		return d.answer(Verdict{Outcome: outcomeDoubt, Reason: doubt, Mend: "look at the target whether it was delivered, then end the run with cardea run cancel, or let the late answer end the doubt"}, "")
 	}
 	if d.q.reroute {
 		return d.base(Verdict{Outcome: outcomeReroute, Reason: "the attempt needs a runner of tier " + d.q.tier + " that may serve " + d.q.run.Process}), nil, nil

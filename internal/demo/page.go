@@ -86,5 +86,5 @@ func (p *page) report(held []string, took time.Duration) {
 	for _, claim := range held {
 		p.line(green, "  ✔ "+claim)
 	}
-	p.line(plain, "\nNext:  cardea dev     then  cardea apply -f examples/payroll     and read docs/.")
+	p.line(plain, "\nNext:  cardea dev     then  cardea apply -f examples/hello     and read docs/.")
 }

@@ -248,7 +248,7 @@ func TestSchema(t *testing.T) {
 	}
 	for in, want := range map[string]string{
 		`{"id":1,"e":"x"}`: "", `{"id":123456789012345678901234567890}`: "", `{"id":2.0}`: "",
-		`{}`: "/ breaks required", `{"id":0}`: "/id breaks minimum", `{"id":"secret"}`: "/id breaks type", `{"id":1,"e":"secret"}`: "/e breaks enum", `[]`: "/ breaks type",
+		`{}`: "/: id is missing", `{"id":0}`: "/id: breaks minimum", `{"id":"secret"}`: "/id: breaks type", `{"id":1,"e":"secret"}`: "/e: breaks enum", `[]`: "/: breaks type",
 	} {
 		err := s.Validate(value(t, in))
 		var p *Problem

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/santhosh-tekuri/jsonschema/v6/kind"
 
 	"cardea/internal/flow/problem"
 )
@@ -145,7 +146,7 @@ func (s *Schema) Validate(v any) error {
 	var places []string
 	leaves(invalid, func(e *jsonschema.ValidationError) {
 		at := "/" + strings.Join(e.InstanceLocation, "/")
-		places = append(places, fmt.Sprintf("%s breaks %s", at, strings.Join(e.ErrorKind.KeywordPath(), "/")))
+		places = append(places, fmt.Sprintf("%s: %s", at, sentence(e.ErrorKind)))
 	})
 	slices.Sort(places)
 	places = slices.Compact(places)
@@ -153,6 +154,14 @@ func (s *Schema) Validate(v any) error {
 		places = append(places[:5], fmt.Sprintf("%d more", n-5))
 	}
 	return problem.New(problem.Validation, strings.Join(places, "; "))
+}
+
+// sentence says what a value breaks without quoting it: it may be nobody's business.
+func sentence(k jsonschema.ErrorKind) string {
+	if r, ok := k.(*kind.Required); ok {
+		return strings.Join(r.Missing, ", ") + " is missing"
+	}
+	return "breaks " + strings.Join(k.KeywordPath(), "/")
 }
 
 func leaves(e *jsonschema.ValidationError, visit func(*jsonschema.ValidationError)) {

@@ -125,8 +125,16 @@ func (v *flagValue) Set(text string) error {
 	return nil
 }
 
-// Load fills and validates the configuration: a flag wins over the environment, that over the file, that over the default.
+// Load gathers the configuration and validates it. Its errors say which flag or line is wrong, one to a line.
 func (l *Loader) Load(lookupEnv func(string) (string, bool)) error {
+	if err := l.Read(lookupEnv); err != nil {
+		return err
+	}
+	return l.conf.Validate()
+}
+
+// Read gathers the configuration without judging it: flags, then environment, then file, then defaults.
+func (l *Loader) Read(lookupEnv func(string) (string, bool)) error {
 	file, err := readConfigFile(l.file)
 	if err != nil {
 		return err
@@ -156,7 +164,7 @@ func (l *Loader) Load(lookupEnv func(string) (string, bool)) error {
 	for name := range file {
 		return fmt.Errorf("%s: unknown key %q", l.file, name)
 	}
-	return l.conf.Validate()
+	return nil
 }
 
 // instance is what tells this process's admin socket from that of its siblings: only runners have any.
