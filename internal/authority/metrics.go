@@ -19,14 +19,14 @@ type metrics struct {
 func newMetrics() *metrics {
 	buckets := []float64{.0002, .0005, .001, .002, .005, .01, .02, .05, .1, .5, 1}
 	return &metrics{
-		verdicts: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cardea_verdicts_total", Help: "Verdicts recorded, by outcome."}, []string{"outcome"}),
-		decideTime: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "cardea_authorize_seconds", Buckets: buckets,
+		verdicts: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cardea_authority_verdicts_total", Help: "Verdicts recorded, by outcome."}, []string{"outcome"}),
+		decideTime: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "cardea_authority_authorize_seconds", Buckets: buckets,
 			Help: "Time to decide, record and mint one intent, durable."}),
-		redeemTime: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "cardea_redeem_seconds", Buckets: buckets,
+		redeemTime: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "cardea_authority_redeem_seconds", Buckets: buckets,
 			Help: "Time to check, record and mint one permit's credentials, durable."}),
-		leases:      prometheus.NewCounter(prometheus.CounterOpts{Name: "cardea_leases_issued_total", Help: "Credentials issued."}),
-		leasesEnded: prometheus.NewCounter(prometheus.CounterOpts{Name: "cardea_leases_ended_total", Help: "Credentials confirmed revoked or expired."}),
-		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cardea_refusals_total",
+		leases:      prometheus.NewCounter(prometheus.CounterOpts{Name: "cardea_authority_leases_issued_total", Help: "Credentials issued."}),
+		leasesEnded: prometheus.NewCounter(prometheus.CounterOpts{Name: "cardea_authority_leases_ended_total", Help: "Credentials confirmed revoked or expired."}),
+		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cardea_authority_refusals_total",
 			Help: "Callers turned away before anything was decided, by listener."}, []string{"listener"}),
 	}
 }

@@ -215,7 +215,7 @@ func (b *bench) reportCosts(n, steps int, before, after sample) {
 	}
 	authority := func(s sample) map[string]timing { return s.authority }
 	engine := func(s sample) map[string]timing { return s.engine }
-	authorize, redeem := mean(authority, "cardea_authorize_seconds"), mean(authority, "cardea_redeem_seconds")
+	authorize, redeem := mean(authority, "cardea_authority_authorize_seconds"), mean(authority, "cardea_authority_redeem_seconds")
 	b.say("          at the authority: Authorize %.2f ms, Redeem %.2f ms; the engine: an event durable in %.2f ms, %.1f intents to a question", authorize, redeem,
 		mean(engine, "cardea_engine_journal_commit_seconds"), mean(engine, "cardea_engine_authorize_batch_intents")/1000)
 	key := func(name string) string { return fmt.Sprintf("%s_ms_c%d", name, n) }
