@@ -89,7 +89,7 @@ func (h *Host) serve(addr string, conf *tls.Config, g guarded, mounts []Mount) e
 	if err != nil {
 		return err
 	}
-	g.calls = s.calls
+	g.calls, g.log = s.calls, h.log
 	for _, m := range mounts {
 		if err := g.mount(mux, m); err != nil {
 			return errors.Join(err, s.ln.Close())

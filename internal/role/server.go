@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"time"
 
 	"connectrpc.com/connect"
@@ -134,6 +135,7 @@ type guarded struct {
 	source    *identity.Source
 	onRefusal RefusalFunc
 	calls     *calls
+	log       *slog.Logger
 	// anonymous is for Enroll: its callers have no SVID yet.
 	anonymous bool
 }
@@ -160,11 +162,27 @@ func (g guarded) mount(mux *http.ServeMux, m Mount) error {
 			g.calls.stream(w, r, m.Handler)
 			return
 		}
+		defer g.answerPanic(w, r)
 		r.Body = http.MaxBytesReader(w, r.Body, limit)
 		g.calls.unary(w, r, m.Handler)
 	})
 	mux.Handle("/"+m.Service+"/", g.authenticate(Admit(service, g.onRefusal)(inner)))
 	return nil
+}
+
+// answerPanic makes a panic over one request the answer to that request. Left to the server it would reset the stream, which says that
+// the role is gone: the caller would ask the same again for ever.
+func (g guarded) answerPanic(w http.ResponseWriter, r *http.Request) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if p == http.ErrAbortHandler {
+		panic(p)
+	}
+	// The value may quote what was asked: only where it happened is logged.
+	g.log.Error("a handler panicked", "procedure", r.URL.Path, "stack", string(debug.Stack()))
+	refuse(w, r, connect.CodeInternal, errors.New("this role failed over the request; its log says where"))
 }
 
 func isStream(m protoreflect.MethodDescriptor) bool {
