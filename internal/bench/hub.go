@@ -178,13 +178,8 @@ func (t timing) since(before timing) timing {
 	return timing{t.sum - before.sum, t.count - before.count}
 }
 
-// mean in milliseconds; 0 of none.
-func (t timing) mean() float64 {
-	if t.count == 0 {
-		return 0
-	}
-	return t.sum / t.count * 1000
-}
+// mean is of at least one.
+func (t timing) mean() float64 { return t.sum / t.count }
 
 // timings reads a role's histograms from its admin socket, in the text format of Prometheus.
 func timings(ctx context.Context, tree *supervise.Tree, process string) (map[string]timing, error) {

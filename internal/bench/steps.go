@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"time"
 
@@ -91,6 +90,10 @@ func (b *bench) window(ctx context.Context, w *world, n int, length time.Duratio
 		return fmt.Errorf("no run completed in %s with %d at a time", length, n)
 	}
 	b.report(n, inside, before, after)
+	if err := b.reportTimings(n, before, after); err != nil {
+		return err
+	}
+	b.reportProcessors(n, len(inside)*tasks, before, after)
 	if n > 1 {
 		b.figures.set("pss_mb", sum(peak))
 		line := ""
@@ -187,60 +190,4 @@ func sum(by map[string]float64) float64 {
 		all += v
 	}
 	return all
-}
-
-// report sets the figures of a window and prints them.
-func (b *bench) report(n int, inside []done, before, after sample) {
-	var steps, runs []time.Duration
-	for _, d := range inside {
-		steps, runs = append(steps, d.steps...), append(runs, d.took)
-	}
-	sorted(steps)
-	sorted(runs)
-	length := after.at.Sub(before.at)
-	rate := float64(len(steps)) / length.Seconds()
-	b.figures.set(fmt.Sprintf("governed_steps_per_s_c%d", n), rate)
-	for name, d := range map[string]time.Duration{"governed_step_p50": quantile(steps, .5), "governed_step_p99": quantile(steps, .99),
-		"run_p50": quantile(runs, .5), "run_p99": quantile(runs, .99)} {
-		b.figures.set(fmt.Sprintf("%s_ms_c%d", name, n), millis(d))
-	}
-	b.say("%-9s %.0f governed steps/s; a step %.1f ms, p99 %.1f ms; a run of %d, as its client sees it, %.1f ms, p99 %.1f ms (%d runs in %.1f s)", fmt.Sprintf("%d at once", n), rate,
-		millis(quantile(steps, .5)), millis(quantile(steps, .99)), tasks, millis(quantile(runs, .5)), millis(quantile(runs, .99)), len(runs), length.Seconds())
-	b.reportCosts(n, len(steps), before, after)
-}
-
-func (b *bench) reportCosts(n, steps int, before, after sample) {
-	mean := func(of func(sample) map[string]timing, name string) float64 {
-		return of(after)[name].since(of(before)[name]).mean()
-	}
-	authority := func(s sample) map[string]timing { return s.authority }
-	engine := func(s sample) map[string]timing { return s.engine }
-	authorize, redeem := mean(authority, "cardea_authority_authorize_seconds"), mean(authority, "cardea_authority_redeem_seconds")
-	b.say("          at the authority: Authorize %.2f ms, Redeem %.2f ms; the engine: an event durable in %.2f ms, %.1f intents to a question", authorize, redeem,
-		mean(engine, "cardea_engine_journal_commit_seconds"), mean(engine, "cardea_engine_authorize_batch_intents")/1000)
-	key := func(name string) string { return fmt.Sprintf("%s_ms_c%d", name, n) }
-	b.figures.set(key("authorize"), authorize)
-	b.figures.set(key("redeem"), redeem)
-	if n == 1 {
-		b.figures.set("authorize_ms", authorize)
-		b.figures.set("redeem_ms", redeem)
-	}
-	var names []string
-	for name := range after.cpu {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	line, together := "", time.Duration(0)
-	for _, name := range names {
-		used := after.cpu[name] - before.cpu[name]
-		together += used
-		each := used / time.Duration(steps)
-		b.figures.set(fmt.Sprintf("cpu_us_%s_c%d", name, n), float64(each.Microseconds()))
-		line += fmt.Sprintf(" %s %d,", name, each.Microseconds())
-	}
-	length := after.at.Sub(before.at).Seconds()
-	others := max(0, (after.machine-before.machine-together).Seconds()/length)
-	b.figures.set(fmt.Sprintf("others_processors_c%d", n), others)
-	b.say("          processor µs a step:%s together %d: %.2f processors busy, and %.2f of %d with what else runs on this machine", line,
-		(together / time.Duration(steps)).Microseconds(), together.Seconds()/length, others, runtime.NumCPU())
 }
