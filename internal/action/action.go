@@ -236,7 +236,7 @@ func Transport(lowerName string) bool {
 
 // Both sets are never written to.
 var (
-	transport = set("connection", "content-length", "expect", "host", "http2-settings", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "via",
+	transport = set("connection", "content-encoding", "content-length", "expect", "host", "http2-settings", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "via",
 		"forwarded", "x-real-ip", "idempotency-key", "txn-token", "x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url")
 	credential = set("authorization", "cookie", "cookie2", "set-cookie", "x-api-key", "api-key", "apikey", "x-auth-token", "x-auth-key", "x-access-token",
 		"private-token", "x-vault-token", "x-amz-security-token", "x-csrf-token", "dpop", "x-goog-api-key", "ocp-apim-subscription-key", "job-token")
@@ -250,9 +250,10 @@ func set(names ...string) map[string]bool {
 	return out
 }
 
+// isToken takes no underscore: gateways that speak CGI fold it onto the hyphen, and with it onto a header that is refused here.
 func isToken(s string) bool {
 	for _, c := range []byte(s) {
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0) {
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("!#$%&'*+-.^`|~", c) >= 0) {
 			return false
 		}
 	}

@@ -57,6 +57,8 @@ func TestCanonicalRefuses(t *testing.T) {
 		"file scheme":           func(h *HTTP) { h.URL = "file:///etc/passwd" },
 		"authorization":         func(h *HTTP) { h.Headers = []Header{{"authorization", "Bearer x"}} },
 		"method override":       func(h *HTTP) { h.Headers = []Header{{"x-http-method-override", "DELETE"}} },
+		"underscore":            func(h *HTTP) { h.Headers = []Header{{"x_http_method_override", "DELETE"}} },
+		"content encoding":      func(h *HTTP) { h.Headers = []Header{{"content-encoding", "deflate"}} },
 		"header injection":      func(h *HTTP) { h.Headers = []Header{{"accept", "a\r\nx: y"}} },
 		"header name":           func(h *HTTP) { h.Headers = []Header{{"a b", "c"}} },
 		"header case":           func(h *HTTP) { h.Headers = []Header{{"Accept", "c"}} },

@@ -56,9 +56,9 @@ func TestClaims(t *testing.T) {
 	want := Claims{
 		Process: "payroll", Workflow: "pay-run", Version: "1.2.0", Digest: Digest(b), Connections: []string{"bank"},
 		Tasks: []TaskClaim{
-			{Pointer: "/do/0/read", Name: "read", Kind: "http", Method: "GET", Origin: "https://hr.example.com", PathTemplate: "/", Connections: []string{}, Scopes: []string{}, Effect: "idempotent", MaxAttempts: 1, Gates: []string{}},
-			{Pointer: "/do/1/both/do/0/month", Name: "month", Kind: "http", Method: "GET", Origin: "https://hr.example.com", PathTemplate: "/v1/timesheets/{month}", Connections: []string{}, Scopes: []string{}, Effect: "idempotent", MaxAttempts: 1, Gates: []string{}},
-			{Pointer: "/do/1/both/do/1/pay", Name: "pay", Kind: "http", Method: "POST", Origin: "https://api.bank.example.com:8443", PathTemplate: "/v1/transfers", Connections: []string{"bank"}, Scopes: []string{"a", "b"}, Tier: "privileged", Effect: "idempotent", MaxAttempts: 1, Gates: []string{}},
+			{Pointer: "/do/0/read", Name: "read", Kind: "http", Method: "GET", Origin: "https://hr.example.com", PathTemplate: "/", Headers: []string{}, Connections: []string{}, Scopes: []string{}, Effect: "idempotent", MaxAttempts: 1, Gates: []string{}},
+			{Pointer: "/do/1/both/do/0/month", Name: "month", Kind: "http", Method: "GET", Origin: "https://hr.example.com", PathTemplate: "/v1/timesheets/{month}", Headers: []string{}, Connections: []string{}, Scopes: []string{}, Effect: "idempotent", MaxAttempts: 1, Gates: []string{}},
+			{Pointer: "/do/1/both/do/1/pay", Name: "pay", Kind: "http", Method: "POST", Origin: "https://api.bank.example.com:8443", PathTemplate: "/v1/transfers", Headers: []string{}, Connections: []string{"bank"}, Scopes: []string{"a", "b"}, Tier: "privileged", Effect: "idempotent", MaxAttempts: 1, Gates: []string{}},
 		},
 	}
 	if !reflect.DeepEqual(got, want) {

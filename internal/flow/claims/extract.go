@@ -29,8 +29,11 @@ func (p *reader) extract(list []*Task, repeats bool) {
 func (t *Task) claim() TaskClaim {
 	c := TaskClaim{
 		Pointer: t.Pointer, Name: t.Name, Kind: t.Kind, Method: t.HTTP.Method, Origin: t.HTTP.Origin, PathTemplate: t.HTTP.Path.Source,
-		Connections: []string{}, Scopes: sorted(t.Meta.Scopes), Tier: t.Meta.Tier, Effect: t.HTTP.Effect,
+		Headers: []string{}, Connections: []string{}, Scopes: sorted(t.Meta.Scopes), Tier: t.Meta.Tier, Effect: t.HTTP.Effect,
 		Repeats: t.Repeats, MaxAttempts: 1, Gates: []string{},
+	}
+	for _, h := range t.HTTP.Headers {
+		c.Headers = append(c.Headers, h.Name)
 	}
 	if t.HTTP.Connection != "" {
 		c.Connections = append(c.Connections, t.HTTP.Connection)

@@ -160,7 +160,7 @@ func (p *reader) header(h *HTTP, name string, v *Node) {
 // CheckHeaderName says why a definition may not set a header, or "". The name is in lower case.
 func CheckHeaderName(name string) string {
 	switch {
-	case name == "" || len(name) > 128 || strings.Trim(name, letters+digits+"!#$%&'*+-.^_`|~") != "":
+	case name == "" || len(name) > 128 || strings.Trim(name, letters+digits+"!#$%&'*+-.^`|~") != "":
 		return "is not the name of a header"
 	case action.Transport(name):
 		return "is not the definition's to set"

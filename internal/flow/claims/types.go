@@ -40,6 +40,7 @@ type TaskClaim struct {
 	Method       string   `json:"method"` // upper-case
 	Origin       string   `json:"origin"` // https://host[:port], lower-case, without the scheme's default port
 	PathTemplate string   `json:"pathTemplate"`
+	Headers      []string `json:"headers"`     // names that the definition sets, lower-case, sorted; content-type may always be there
 	Connections  []string `json:"connections"` // sorted; empty: a request without a credential
 	Scopes       []string `json:"scopes"`      // sorted; what the author restricts the credential to
 	Tier         string   `json:"tier"`        // "" when the definition does not say
