@@ -108,22 +108,36 @@ type Action struct {
 
 // Connection is where the actions go and what credential they get.
 type Connection struct {
-	Name   string   `json:"name"`
-	Hosts  []string `json:"hosts"`
-	Allow  []Allow  `json:"allow"`
-	Scopes []string `json:"scopes,omitempty"`
-	Tier   string   `json:"tier"`
-	Zone   string   `json:"zone"`
+	Name  string   `json:"name"`
+	Hosts []string `json:"hosts"`
+	// Address is the ip:port that is dialled instead of what the host's name resolves to.
+	Address string `json:"address,omitempty"`
+	// Roots is the digest of the PEM certificates that are trusted in place of the system's.
+	Roots string `json:"roots,omitempty"`
+	// Plaintext says that the host is spoken to without TLS.
+	Plaintext bool     `json:"plaintext,omitempty"`
+	Allow     []Allow  `json:"allow"`
+	Scopes    []string `json:"scopes,omitempty"`
+	Tier      string   `json:"tier"`
+	Zone      string   `json:"zone"`
 	// Credential describes what is issued, such as identity token.
 	Credential string `json:"credential"`
 	// TTL is the longest life of one credential, such as 2m.
 	TTL string `json:"ttl"`
+	// Provider issues the credential, such as jwt, for this audience.
+	Provider string `json:"provider"`
+	Audience string `json:"audience,omitempty"`
+	// Present is how the host is shown the credential, such as bearer; Deliver how it gets there, such as egress.
+	Present string `json:"present"`
+	Deliver string `json:"deliver"`
 }
 
 // Allow is one entry of a connection's allow list.
 type Allow struct {
 	Methods []string `json:"methods"`
 	Path    string   `json:"path"`
+	// Query names the query parameters that may occur; * stands for any.
+	Query []string `json:"query,omitempty"`
 	// Body is the digest of the schema that bodies must fit.
 	Body  string            `json:"body,omitempty"`
 	Facts map[string]string `json:"facts,omitempty"`
@@ -149,6 +163,25 @@ type Plan struct {
 	Digest string `json:"digest"`
 	// Privileges are the lines that the planner was shown, such as "gains  write  bank  POST https://…".
 	Privileges []string `json:"privileges,omitempty"`
+	// Changes are the resources that change, by value.
+	Changes []Change `json:"changes,omitempty"`
+}
+
+// Verbs of a Change.
+const (
+	VerbNew     = "new"
+	VerbChanged = "changed"
+	VerbRemoved = "removed"
+)
+
+// Change is what happens to one resource. Before and After are its canonical JSON, or a Policy's text; empty where the
+// resource does not exist.
+type Change struct {
+	Verb   string `json:"verb"`
+	Kind   string `json:"kind"`
+	Name   string `json:"name"`
+	Before string `json:"before,omitempty"`
+	After  string `json:"after,omitempty"`
 }
 
 // Instant is a time in UTC, written with milliseconds: 2026-05-01T06:00:00.000Z.
@@ -251,6 +284,30 @@ func (s *Statement) Covers(digest, idempotencyKey string) bool {
 		}
 	}
 	return false
+}
+
+// SameMatter says whether two statements consent to the same: they agree byte for byte in everything but which approval
+// they are and when it was made (id, nonce, createdAt, expiresAt, replaces). The authority states anew what would happen now
+// and compares, so whatever stands in a statement cannot drift. A statement that may not be written agrees with none.
+func (s *Statement) SameMatter(other *Statement) bool {
+	if s == nil || other == nil {
+		return false
+	}
+	a, err := s.matter()
+	if err != nil {
+		return false
+	}
+	b, err := other.matter()
+	return err == nil && bytes.Equal(a, b)
+}
+
+// matter is the canonical form with fixed values for what names an approval. It goes through validate: JSON would write two
+// strings that are not UTF-8 alike.
+func (s *Statement) matter() ([]byte, error) {
+	c := *s
+	c.ID, c.Nonce, c.Replaces = "apr_", "0000000000000000", ""
+	c.CreatedAt, c.ExpiresAt = At(time.Unix(1e9, 0)), At(time.Unix(2e9, 0))
+	return c.Canonical()
 }
 
 // CoversPlan says whether the statement permits exactly this plan.
