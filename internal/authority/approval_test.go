@@ -201,7 +201,7 @@ func TestRefusedAndExpired(t *testing.T) {
 	if !strings.Contains(denied.Verdict.Reason, "bo") {
 		t.Fatalf("the denial does not say who refused: %s", denied.Verdict.Reason)
 	}
-	h.wantOutcome(h.authorize(payIntent(run, r, "5000.01")), outcomePending) // another action is another question
+	h.wantOutcome(h.authorize(payIntent(run, r, "5000.01")), outcomeDeny) // a cent more is no other question
 	run = h.start("ana")
 	h.pending(run, r, "5000.00")
 	h.wait(5 * time.Hour)
@@ -256,5 +256,79 @@ func TestAChangeOfPolicyVoidsTheQuestion(t *testing.T) {
 	h.wantErr(err, ErrDenied)
 	if again := h.pending(run, r, "5000.00"); again == id {
 		t.Fatal("a question about another policy is still asked")
+	}
+}
+
+// Invariant 10: an approval holds the connection too: another address, audience or anything else is another question.
+func TestApprovalHoldsTheConnection(t *testing.T) {
+	bank := func(change func(map[string]any)) registry.Resource {
+		body := map[string]any{"owner": "group:treasury", "zone": "production", "tier": "privileged", "hosts": []string{"https://bank.example.com"},
+			"provider": map[string]any{"jwt": map[string]any{"audience": "https://bank.example.com"}}, "ttl": "1m",
+			"grants": map[string]any{"scopes": []string{"transfers:write"}},
+			"allow":  []any{map[string]any{"methods": []string{"POST"}, "path": "/v1/transfers", "facts": map[string]any{"amount": "/amount"}}}}
+		change(body)
+		return resource("Connection", "bank", body)
+	}
+	for name, change := range map[string]func(map[string]any){
+		"address": func(b map[string]any) { b["address"] = "203.0.113.9:443" },
+		"audience": func(b map[string]any) {
+			b["provider"] = map[string]any{"jwt": map[string]any{"audience": "https://evil.example.com"}}
+		},
+		"ttl": func(b map[string]any) { b["ttl"] = "1h" },
+		"allow": func(b map[string]any) {
+			b["allow"] = []any{map[string]any{"methods": []string{"POST", "PUT"}, "path": "/v1/transfers", "facts": map[string]any{"amount": "/amount"}}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHub(t)
+			r := h.runner("privileged", "safe")
+			run := h.start("ana")
+			id := h.pending(run, r, "5000.00")
+			_, err := h.sign("bo", id, false)
+			h.must(err)
+			got := h.authorize(payIntent(run, r, "5000.00"))
+			h.wantOutcome(got, outcomeAllow)
+			h.apply(bank(change))
+			_, err = h.redeem(r, got.Permit, payAction("5000.00")) // minted before the change, redeemed after
+			h.wantErr(err, ErrDenied)
+			if again := h.pending(run, r, "5000.00"); again == id {
+				t.Fatal("an approval for another connection is still used")
+			}
+		})
+	}
+}
+
+func TestSignersOfAPlanReadWhatTheyGrant(t *testing.T) {
+	h := newHub(t)
+	h.add("eve", "security")
+	change := registry.Change{Apply: []registry.Resource{resource("Runner", "evil", map[string]any{"tier": "privileged", "processes": []string{"*"}, "zones": []string{"*"}})}}
+	plan, err := h.Plan(t.Context(), h.speaks("ana"), change)
+	h.must(err)
+	asked, err := h.Apply(t.Context(), h.speaks("ana"), change, plan.Digest)
+	h.must(err)
+	shown, err := h.Approval(t.Context(), h.speaks("eve"), asked.Approval)
+	h.must(err)
+	changes := shown.Statement.Plan.Changes
+	if len(changes) != 1 || !strings.Contains(changes[0].After, `"zones":["*"]`) {
+		t.Fatalf("signers are shown %+v", changes)
+	}
+}
+
+// What has ended is not signed or refused any more, and a used consent stays what it was.
+func TestRefusalAfterUseChangesNothing(t *testing.T) {
+	h := newHub(t)
+	r := h.runner("privileged", "safe")
+	run := h.start("ana")
+	id := h.pending(run, r, "5000.00")
+	_, err := h.sign("bo", id, false)
+	h.must(err)
+	got := h.authorize(payIntent(run, r, "5000.00"))
+	h.redeemAndReturnAction(r, run, got.Permit, payAction("5000.00"), DeliveryAnswered)
+	_, err = h.sign("bo", id, true)
+	h.wantErr(err, ErrDenied)
+	shown, err := h.Approval(t.Context(), h.speaks("bo"), id)
+	h.must(err)
+	if shown.State != approval.Used || shown.Judgement.Signatures[0].Refuse {
+		t.Fatalf("state %s, signatures %+v", shown.State, shown.Judgement.Signatures)
 	}
 }

@@ -149,57 +149,127 @@ func (a *Authority) mayApprove(s *snapshot, person string, st *approval.Statemen
 	return v.Reason
 }
 
-// pending looks for approvals that lift what stands between the intent and its permission, and asks for the next one that is
-// missing. Policy has been asked anew before; an approval counts for exactly this digest and idempotency key (invariant 10).
+// consent is how far the approvals of one instance carry a question that is pending.
+type consent struct {
+	// verdict is policy's, with everything lifted that approvals lift.
+	verdict policy.Verdict
+	lifted  []*approvalRow
+	// rule still asks when verdict is pending: waiting is the open question about it, if there is one.
+	rule    string
+	waiting *approvalRow
+	// drifted are open questions that do not say what would happen now, each with what is different.
+	drifted map[*approvalRow]string
+}
+
+// pending looks for approvals that lift what stands between the intent and its permission, and asks for the next one that is missing.
+// Policy has been asked anew before.
 func (d *decision) pending(v policy.Verdict) (Authorization, *permit.Permit, error) {
-	open, err := loadApprovals(d.tx, `WHERE subject = $1 AND state IN ('pending', 'approved', 'refused', 'expired') ORDER BY created_at`, d.instance.id)
+	rows, err := loadApprovals(d.tx, `WHERE subject = $1 ORDER BY created_at`, d.instance.id)
 	if err != nil {
 		return Authorization{}, nil, err
 	}
-	if no := d.answeredNo(open); no != nil {
+	if no := answeredNo(rows); no != nil {
 		v.Outcome, v.Reason = policy.Deny, "denied: approval "+no.id+": "+no.reason
 		v.Mend = "start another run when whoever refused, or did not answer, would agree"
 		return d.answer(verdictOf(v, ""), no.id)
 	}
-	waiting := map[string]*approvalRow{}
-	var replaced *approvalRow
-	for _, row := range open {
-		if row.state.Ended() {
-			continue
-		}
-		if drift := d.drift(row); drift != "" {
-			if err := d.a.settleApproval(d.tx, row, approval.Voided, drift); err != nil {
-				return Authorization{}, nil, err
-			}
-			replaced = row
-			continue
-		}
-		if row.statement.Use(d.q.digest, d.instance.key, row.record(), d.a.world(d.s, row.statement)) == nil {
-			d.lifted = append(d.lifted, row)
-		} else if row.statement.Judge(row.record(), d.a.world(d.s, row.statement)).State == approval.Pending {
-			waiting[row.statement.Rule.Name] = row
-		}
+	if len(rows) >= maxQuestions {
+		v.Outcome, v.Reason = policy.Deny, fmt.Sprintf("denied: people have been asked %d times about this visit of the task", len(rows))
+		return d.answer(verdictOf(v, ""), "")
 	}
-	if v = d.a.verdict(d.s, d.q, liftsOf(d.lifted)); v.Outcome != policy.Pending {
-		return d.settle(v)
-	}
-	rule := v.Rules[0]
-	if row, ok := waiting[rule]; ok {
-		return d.stillPending(v, row)
-	}
-	row, err := d.askFor(v, rule, replaced)
+	c, err := d.weigh(v, rows, false)
 	if err != nil {
 		return Authorization{}, nil, err
 	}
-	return d.answer(verdictOf(v, ""), row.id)
+	var replaced *approvalRow
+	for row, why := range c.drifted {
+		if err := d.a.settleApproval(d.tx, row, approval.Voided, why); err != nil {
+			return Authorization{}, nil, err
+		}
+		replaced = row
+	}
+	if d.lifted = c.lifted; c.verdict.Outcome != policy.Pending {
+		return d.settle(c.verdict)
+	}
+	if c.waiting != nil {
+		return d.stillPending(c.verdict, c.waiting)
+	}
+	row, err := d.askFor(c.verdict, c.rule, replaced)
+	if err != nil {
+		return Authorization{}, nil, err
+	}
+	return d.answer(verdictOf(c.verdict, ""), row.id)
 }
 
-// answeredNo finds a question about exactly this action that people have refused, or have let expire unsigned: asking it again would
+// maxQuestions bounds how often people can be asked about one visit of a task: an engine that is taken could ask without end.
+const maxQuestions = 12
+
+// weigh goes from rule to rule. An approval counts for exactly what it says: the statement is written again from what would happen
+// now, and must agree byte for byte with the one that was signed (invariant 10). spent means that this question's own permit has
+// been counted already.
+func (d *decision) weigh(v policy.Verdict, rows []*approvalRow, spent bool) (consent, error) {
+	c := consent{verdict: v, drifted: map[*approvalRow]string{}}
+	for c.verdict.Outcome == policy.Pending {
+		c.rule, c.waiting = c.verdict.Rules[0], nil
+		now, err := d.statementNow(c.verdict, c.rule)
+		if err != nil {
+			return c, err
+		}
+		found := false
+		for _, row := range rows {
+			if row.state.Ended() && !spent || row.statement.Rule.Name != c.rule {
+				continue
+			}
+			if !now.SameMatter(row.statement) {
+				if !row.state.Ended() {
+					c.drifted[row] = whatDrifted(row.statement, now)
+				}
+				continue
+			}
+			w := d.a.world(d.s, row.statement)
+			if row.statement.Use(d.q.digest, d.instance.key, d.recordOf(row, spent), w) == nil {
+				c.lifted, found = append(c.lifted, row), true
+				break
+			}
+			if row.statement.Judge(row.record(), w).State == approval.Pending {
+				c.waiting = row
+			}
+		}
+		if !found {
+			return c, nil
+		}
+		c.verdict = d.a.verdict(d.s, d.q, liftsOf(c.lifted))
+	}
+	return c, nil
+}
+
+// recordOf is an approval as it stood before this question's own permit was counted, when it has been.
+func (d *decision) recordOf(row *approvalRow, spent bool) approval.Record {
+	r := row.record()
+	if !spent {
+		return r
+	}
+	r.Uses = map[string]int{d.instance.key: row.uses[d.instance.key] - 1}
+	if r.Settled == approval.Used {
+		r.Settled = approval.Approved
+	}
+	return r
+}
+
+// whatDrifted names the first place at which what would happen differs from what was to be approved.
+func whatDrifted(before, now *approval.Statement) string {
+	differences := approval.Diff(before, now)
+	if len(differences) == 0 {
+		return "what would happen is not what was to be approved"
+	}
+	return "what would happen is not what was to be approved: " + differences[0].Path + " is different"
+}
+
+// answeredNo finds a question about this visit that people have refused, or have let expire unsigned: asking again, for a cent more, would
 // wear them down. One that was signed and expired before it was used may be asked again.
-func (d *decision) answeredNo(rows []*approvalRow) *approvalRow {
+func answeredNo(rows []*approvalRow) *approvalRow {
 	for _, row := range rows {
-		refused := row.state == approval.Refused || row.state == approval.Expired && row.reason == unanswered
-		if refused && row.statement.Covers(d.q.digest, d.instance.key) {
+		if row.state == approval.Refused || row.state == approval.Expired && row.reason == unanswered {
 			return row
 		}
 	}
@@ -217,15 +287,7 @@ func liftsOf(rows []*approvalRow) []string {
 	return lifts
 }
 
-// drift tells why an approval no longer speaks of what would happen.
-func (d *decision) drift(row *approvalRow) string {
-	st := row.statement
-	if !st.Covers(d.q.digest, d.instance.key) {
-		return "the action is not the one that was to be approved"
-	}
-	return policyDrift(d.s, d.q.run.Process, st)
-}
-
+// policyDrift tells whether policies or rule of a statement are not what they were.
 func policyDrift(s *snapshot, process string, st *approval.Statement) string {
 	for _, p := range st.Policies {
 		if _, digest, ok := s.Policies().Text(p.ID); !ok || digest != p.Digest {
@@ -273,15 +335,15 @@ func statementPolicies(s *snapshot, ids []string) []approval.Policy {
 	return list
 }
 
-// askFor writes a statement that contains, by value, everything the approval would let happen.
-func (d *decision) askFor(v policy.Verdict, ruleName string, replaced *approvalRow) (*approvalRow, error) {
+// statementNow writes a statement that contains, by value, everything that the approval would let happen.
+func (d *decision) statementNow(v policy.Verdict, ruleName string) (*approval.Statement, error) {
 	rule, ok := d.s.Rule(ruleName, d.q.run.Process)
 	if !ok {
 		return nil, fmt.Errorf("policy asks for approval by rule %q, which is not there: %w", ruleName, ErrDenied)
 	}
 	st := d.a.newStatement(approval.KindAttempt, rule, d.s, v)
 	owner, _ := d.s.ownerOf(d.q.run.Process)
-	st.Requester, st.Appliers = d.q.run.StartedBy, []string{d.q.appliedBy}
+	st.Requester, st.Appliers = d.q.run.StartedBy, d.q.appliers
 	st.Process = &approval.Process{Name: d.q.run.Process, Owner: owner}
 	st.Workflow = &approval.Workflow{Ref: d.q.run.Process + "/" + d.q.run.Workflow, Version: d.q.run.Version, Digest: d.q.run.Digest}
 	st.Run, st.Iteration, st.Visit = d.q.run.ID, d.q.intent.Task.Iteration, d.q.intent.Task.Visit
@@ -292,6 +354,15 @@ func (d *decision) askFor(v policy.Verdict, ruleName string, replaced *approvalR
 	}
 	if d.q.claim.Effect == claims.EffectOnce {
 		st.Attempts = 1
+	}
+	return st, nil
+}
+
+// askFor asks people, saying what is different from the question that it replaces.
+func (d *decision) askFor(v policy.Verdict, ruleName string, replaced *approvalRow) (*approvalRow, error) {
+	st, err := d.statementNow(v, ruleName)
+	if err != nil {
+		return nil, err
 	}
 	if replaced != nil {
 		st.Replaces = replaced.id
@@ -307,11 +378,16 @@ func lifted(s *snapshot, v policy.Verdict, rule string) []string {
 	})
 }
 
+// statementConnection is a connection by value: whatever decides where the request goes, what it carries and how.
 func (d *decision) statementConnection(c *registry.Connection) approval.Connection {
 	out := approval.Connection{Name: c.Name, Hosts: c.Hosts, Scopes: d.q.claim.Scopes, Tier: d.q.tier, Zone: c.Zone,
-		Credential: "identity token for " + audienceOf(c), TTL: c.TTL.String()}
+		Credential: "identity token for " + audienceOf(c), TTL: c.TTL.String(), Address: c.Address, Plaintext: c.Plaintext,
+		Present: c.Present, Deliver: c.Deliver, Audience: audienceOf(c), Provider: c.Provider.Name()}
+	if c.Roots != "" {
+		out.Roots = action.Digest([]byte(c.Roots))
+	}
 	for _, allow := range c.Allow {
-		entry := approval.Allow{Methods: allow.Methods, Path: allow.Path, Facts: allow.Facts}
+		entry := approval.Allow{Methods: allow.Methods, Path: allow.Path, Query: allow.Query, Facts: allow.Facts}
 		if allow.Body != "" {
 			entry.Body = action.Digest([]byte(allow.Body))
 		}
@@ -388,29 +464,6 @@ func approvalIDs(row permitRow) []string {
 	return strings.Split(row.claims.Context.Approval, ",")
 }
 
-// liftsOf re-judges the approvals behind a permit as if it had not used them yet, and returns what they lift.
-func (a *Authority) liftsOf(tx store.Tx, s *snapshot, row permitRow) ([]string, error) {
-	var lifts []string
-	for _, id := range approvalIDs(row) {
-		rows, err := loadApprovals(tx, `WHERE id = $1`, id)
-		if err != nil {
-			return nil, err
-		}
-		for _, r := range rows {
-			r.uses[row.claims.Context.IdempotencyKey]--
-			c := row.claims.Context
-			if err := r.statement.Use(c.Action, c.IdempotencyKey, r.record(), a.world(s, r.statement)); err != nil {
-				return nil, fmt.Errorf("%w: %w", err, ErrDenied)
-			}
-			if drift := policyDrift(s, c.Process, r.statement); drift != "" {
-				return nil, fmt.Errorf("approval %s: %s: %w", r.id, drift, ErrDenied)
-			}
-			lifts = append(lifts, r.lifts...)
-		}
-	}
-	return lifts, nil
-}
-
 // settleApproval moves an approval to another state, with its leaf. Who waits is told after the commit.
 func (a *Authority) settleApproval(tx store.Tx, row *approvalRow, to approval.State, reason string) error {
 	if err := approval.Next(row.state, to); err != nil {
@@ -446,21 +499,58 @@ func (a *Authority) voidApprovalsOf(tx store.Tx, run, reason string) error {
 	return nil
 }
 
-// voidDrifted voids every open question whose policies or rule are not what they were, in the transaction of the change: nobody is to
-// sign what would count for nothing, and whoever waits asks again at once.
+// voidDrifted voids every open question that would not be asked so any more, in the transaction of the change: nobody is to sign what
+// would count for nothing, and whoever waits asks again at once. A change that waits for signatures was planned from another state.
 func (a *Authority) voidDrifted(tx store.Tx, next *snapshot) error {
 	open, err := loadApprovals(tx, `WHERE state IN ('pending', 'approved')`)
 	if err != nil {
 		return err
 	}
 	for _, row := range open {
-		if drift := policyDrift(next, processOf(row), row.statement); drift != "" {
-			if err := a.settleApproval(tx, row, approval.Voided, drift); err != nil {
+		why := "the state that the change was planned from is not in force any more"
+		if row.statement.Kind == approval.KindAttempt {
+			if why, err = a.driftUnder(tx, next, row); err != nil {
 				return err
 			}
 		}
+		if why == "" {
+			continue
+		}
+		if err := a.settleApproval(tx, row, approval.Voided, why); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// driftUnder asks the question of an approval again under another state, and says what is different.
+func (a *Authority) driftUnder(tx store.Tx, next *snapshot, row *approvalRow) (string, error) {
+	st := row.statement
+	run, err := loadRun(tx, row.run)
+	if err != nil {
+		return "", err
+	}
+	in := Intent{Task: TaskRef{Run: st.Run, Task: st.Task.Pointer, Iteration: st.Iteration, Visit: st.Visit}, Attempt: 1, Action: st.Actions[0].Action}
+	for _, c := range st.Connections {
+		in.Connections = append(in.Connections, c.Name)
+	}
+	q, err := a.ask(tx, next, run, in)
+	if err != nil {
+		return "", err
+	}
+	d := decision{a: a, tx: tx, s: next, q: q, instance: instance{key: st.Actions[0].IdempotencyKey}}
+	v := a.verdict(next, q, nil)
+	if v.Outcome != policy.Pending || !slices.Contains(v.Rules, st.Rule.Name) {
+		return "policy does not ask this any more: " + v.Reason, nil
+	}
+	if v.Rules[0] != st.Rule.Name {
+		return policyDrift(next, run.Process, st), nil // a later rule: it is compared in full when it is used
+	}
+	now, err := d.statementNow(v, st.Rule.Name)
+	if err != nil || now.SameMatter(st) {
+		return "", err
+	}
+	return whatDrifted(st, now), nil
 }
 
 // expireApprovals settles approvals whose time is over.

@@ -56,6 +56,8 @@ type Authority struct {
 	current atomic.Pointer[snapshot]
 	// applying orders changes of desired state.
 	applying sync.Mutex
+	// planning lets one plan be computed at a time.
+	planning chan struct{}
 
 	// definitions caches claims by digest; they never change.
 	definitions sync.Map
@@ -78,7 +80,7 @@ func New(ctx context.Context, c Config) (*Authority, error) {
 	case c.Keys == nil, c.Now == nil, c.Log == nil, c.TrustDomain.IsZero(), c.Hub == "", c.Issuer == "", c.CheckpointKey == "":
 		return nil, errors.New("authority: keys, clock, log, trust domain, hub name, issuer and checkpoint key are required")
 	}
-	a := &Authority{Config: c, metrics: newMetrics()}
+	a := &Authority{Config: c, metrics: newMetrics(), planning: make(chan struct{}, 1)}
 	a.providers = map[string]broker.Provider{}
 	for _, p := range c.Providers {
 		a.providers[p.Name()] = p

@@ -13,6 +13,7 @@ import (
 	"cardea/internal/action"
 	"cardea/internal/broker"
 	"cardea/internal/evidence"
+	"cardea/internal/identity"
 	"cardea/internal/ledger"
 	"cardea/internal/registry"
 	"cardea/internal/store"
@@ -414,7 +415,128 @@ func TestQuarantine(t *testing.T) {
 	}
 	_, err = h.redeem(r, got.Permit, readAction())
 	h.wantErr(err, ErrStale)
-	_, err = h.Authorize(t.Context(), readIntent(run, r))
+	h.wantOutcome(h.authorize(readIntent(run, r)), outcomeReroute) // the runner is refused, not the attempt
+	_, _, err = h.Quarantine(t.Context(), h.speaks("ana"), "spiffe://test.local/role/engine/engine", "", false)
+	h.wantErr(err, ErrInvalid)
+	_, _, err = h.Quarantine(t.Context(), h.speaks("ana"), "spiffe://test.local/runner/standard/onee", "", false)
+	h.wantErr(err, ErrNotFound)
+}
+
+// A runner that has returned its permit may have kept the token: quarantine says what still lives.
+func TestQuarantineTellsWhatLives(t *testing.T) {
+	h := newHub(t)
+	r := h.runner("standard", "one")
+	run := h.start("ana")
+	got := h.authorize(readIntent(run, r))
+	_, err := h.redeem(r, got.Permit, readAction())
+	h.must(err)
+	_, err = h.Return(t.Context(), r.Peer, permitID(h, run), nil, DeliveryAnswered)
+	h.must(err)
+	_, live, err := h.Quarantine(t.Context(), h.speaks("ana"), r.runnerID(), "lost", false)
+	h.must(err)
+	if len(live) != 1 {
+		t.Fatalf("%d live leases told", len(live))
+	}
+}
+
+// The engine sends the headers that the definition sets, and no others.
+func TestHeadersAreTheDefinitions(t *testing.T) {
+	h := newHub(t)
+	r := h.runner("standard", "one")
+	run := h.start("ana")
+	strange := action.Action{Kind: "http", HTTP: &action.HTTP{Method: "GET", URL: "https://hr.example.com/v1/timesheets/2026-03", Headers: []action.Header{{Name: "x-tenant", Value: "other"}}}}
+	canonical, err := strange.Canonical()
+	h.must(err)
+	h.wantOutcome(h.authorize(with(readIntent(run, r), func(i *Intent) { i.Action = canonical })), outcomeDeny)
+}
+
+// Issued counts: one visit has one action, and no more credentials than its definition and lost runners explain.
+func TestIssuedCounts(t *testing.T) {
+	h := newHub(t)
+	r := h.runner("standard", "one")
+	run := h.start("ana")
+	got := h.authorize(readIntent(run, r))
+	_, err := h.redeem(r, got.Permit, readAction())
+	h.must(err)
+	other := httpAction("GET", "https://hr.example.com/v1/timesheets/2026-04", "")
+	h.wantOutcome(h.authorize(with(readIntent(run, r), func(i *Intent) { i.Action = other; i.Attempt = 2 })), outcomeDeny)
+	issued := 1
+	for range 10 * lostRunners {
+		got := h.authorize(readIntent(run, r))
+		if got.Verdict.Outcome != outcomeAllow {
+			break
+		}
+		_, err := h.redeem(r, got.Permit, readAction())
+		h.must(err)
+		issued++
+	}
+	if issued > 1+lostRunners {
+		t.Fatalf("%d credentials for one visit", issued)
+	}
+}
+
+// Repeating a denied question costs no row and no leaf.
+func TestRepeatedQuestionsAreNotStored(t *testing.T) {
+	h := newHub(t)
+	r := h.runner("privileged", "safe")
+	run := h.start("ana")
+	for range 5 {
+		h.wantOutcome(h.authorize(payIntent(run, r, "20000.00")), outcomeDeny)
+	}
+	if n := len(h.leaves(ledger.KindVerdict)); n != 1 {
+		t.Fatalf("%d verdict leaves", n)
+	}
+}
+
+// A ticket that was held back opens nothing after a day, nor for a definition that has been removed.
+func TestHoardedTickets(t *testing.T) {
+	h := newHub(t)
+	request, _ := proto.Marshal(&cardeav1.StartRunRequest{Workflow: "payroll/pay-run", InputJson: []byte(`{}`)})
+	open := func(ticket string) error {
+		_, err := h.OpenRun(t.Context(), h.ids.next("run_", h.now()), definitionResource(definitionText).Digest, ticket, action.Digest([]byte(`{}`)))
+		return err
+	}
+	late, err := h.Ticket(t.Context(), h.speaks("ana"), procedureStart, request)
+	h.must(err)
+	removed, err := h.Ticket(t.Context(), h.speaks("ana"), procedureStart, request)
+	h.must(err)
+	h.wait(25 * time.Hour)
+	h.wantErr(open(late), ErrDenied)
+	h.wait(-24*time.Hour + 30*time.Second)
+	h.must(h.applyAs(t.Context(), "dee", registry.Change{Remove: []registry.ID{{Kind: registry.KindWorkflow, Name: "payroll/pay-run@1.0.0"}}}))
+	h.wantErr(open(removed), ErrDenied)
+}
+
+// Strangers' proofs are not remembered, so they cannot fill the memory that keeps replays out.
+func TestStrangersFillNoMemory(t *testing.T) {
+	h := newHub(t)
+	key, err := identity.NewKey()
+	h.must(err)
+	for range 10 {
+		proof, err := evidence.NewProof(key, "/a", nil, h.now())
+		h.must(err)
+		_, err = h.Identify(t.Context(), proof, "/a", nil)
+		h.wantErr(err, ErrUnknownUser)
+	}
+	if n := len(h.seen.sessions); n != 0 {
+		t.Fatalf("%d strangers are remembered", n)
+	}
+}
+
+func TestDenialsOfPeopleAreRecorded(t *testing.T) {
+	h := newHub(t)
+	if _, _, err := h.tryStart("bo"); err == nil {
+		t.Fatal("bo may start")
+	}
+	h.must(h.recordRefusals(t.Context()))
+	if n := len(h.leaves(ledger.KindRefusal)); n != 1 {
+		t.Fatalf("%d refusal leaves", n)
+	}
+}
+
+func TestPlanningIsForThoseWhoMayApply(t *testing.T) {
+	h := newHub(t)
+	_, err := h.Plan(t.Context(), h.speaks("cy"), registry.Change{})
 	h.wantErr(err, ErrDenied)
 }
 
@@ -426,11 +548,11 @@ func TestEvidenceOnce(t *testing.T) {
 	if _, err := h.OpenRun(t.Context(), run, digest, ticket, input); err != nil {
 		t.Fatalf("asked again for the same run: %v", err)
 	}
-	_, err = h.OpenRun(t.Context(), "run_other", digest, ticket, input)
+	_, err = h.OpenRun(t.Context(), h.ids.next("run_", h.now()), digest, ticket, input)
 	h.wantErr(err, ErrDenied)
-	_, err = h.OpenRun(t.Context(), "run_third", digest, ticket, action.Digest([]byte(`{"a":1}`)))
+	_, err = h.OpenRun(t.Context(), h.ids.next("run_", h.now()), digest, ticket, action.Digest([]byte(`{"a":1}`)))
 	h.wantErr(err, ErrDenied)
-	_, err = h.OpenRun(t.Context(), "run_fourth", action.Digest(nil), ticket, input)
+	_, err = h.OpenRun(t.Context(), h.ids.next("run_", h.now()), action.Digest(nil), ticket, input)
 	h.wantErr(err, ErrDenied)
 }
 

@@ -146,22 +146,32 @@ func openRun(tx store.Tx, id string) (Run, error) {
 // definition is what the authority keeps of a workflow's bytes.
 type definition struct {
 	claims.Claims
-	appliedBy string
+	// appliers are all who ever applied these bytes: none of them approves what they do.
+	appliers []string
 }
 
-// definition reads the claims of a definition that was ever applied: a new version never changes a running run.
+// definition reads the claims of a definition that was ever applied: a new version never changes a running run. Claims are cached, as
+// they follow from the digest; who applied them is read each time.
 func (a *Authority) definition(tx store.Tx, digest string) (definition, error) {
-	if known, ok := a.definitions.Load(digest); ok {
-		return known.(definition), nil
-	}
 	var canonical []byte
+	var appliers string
 	var d definition
-	err := tx.QueryRow(`SELECT canonical, applied_by FROM definitions WHERE digest = $1`, digest).Scan(&canonical, &d.appliedBy)
+	known, cached := a.definitions.Load(digest)
+	columns := `canonical, applied_by`
+	if cached {
+		columns = `NULL, applied_by`
+	}
+	err := tx.QueryRow(`SELECT `+columns+` FROM definitions WHERE digest = $1`, digest).Scan(&canonical, &appliers)
 	if errors.Is(err, store.ErrNoRows) {
 		return d, fmt.Errorf("definition %s: %w", digest, ErrNotFound)
 	}
 	if err != nil {
 		return d, fmt.Errorf("read definition %s: %w", digest, err)
+	}
+	d.appliers = strings.Split(appliers, ",")
+	if cached {
+		d.Claims = known.(claims.Claims)
+		return d, nil
 	}
 	if d.Claims, err = claims.Decode(canonical); err != nil {
 		return d, fmt.Errorf("definition %s: %w", digest, err)
@@ -169,7 +179,7 @@ func (a *Authority) definition(tx store.Tx, digest string) (definition, error) {
 	if d.Digest != digest {
 		return d, fmt.Errorf("the stored bytes of definition %s are not that definition: %w", digest, ErrConflict)
 	}
-	a.definitions.Store(digest, d)
+	a.definitions.Store(digest, d.Claims)
 	return d, nil
 }
 
@@ -191,12 +201,16 @@ type instance struct {
 	epoch  uint64
 	key    string
 	permit *permitRow
+	// redeemed counts the permits of this visit that were turned into credentials; digest is the action they were all for.
+	redeemed int
+	digest   string
 }
 
 func (d *decision) make() (Authorization, *permit.Permit, error) {
 	if err := d.load(); err != nil {
 		return Authorization{}, nil, err
 	}
+	d.countIssued()
 	if d.q.refusal != "" {
 		return d.settle(d.a.verdict(d.s, d.q, nil))
 	}
@@ -209,6 +223,11 @@ func (d *decision) make() (Authorization, *permit.Permit, error) {
 	if doubt := d.doubt(); doubt != "" {
 		return d.answer(Verdict{Outcome: outcomeDoubt, Reason: doubt, Mend: "look at the target whether it was delivered, then end the run with cardea run cancel, or let the late answer end the doubt"}, "")
 	}
+	if d.q.intent.Runner != "" && !d.q.reroute {
+		if err := d.runnerFit(); err != nil {
+			return Authorization{}, nil, err
+		}
+	}
 	if d.q.reroute {
 		return d.base(Verdict{Outcome: outcomeReroute, Reason: "the attempt needs a runner of tier " + d.q.tier + " that may serve " + d.q.run.Process}), nil, nil
 	}
@@ -219,11 +238,24 @@ func (d *decision) make() (Authorization, *permit.Permit, error) {
 	return d.settle(v)
 }
 
+// countIssued refuses what no engine that follows the definition would ask for: another action under the idempotency key of one that
+// was begun, or more credentials than its retries and lost runners explain.
+func (d *decision) countIssued() {
+	switch {
+	case d.q.refusal != "" || d.instance.redeemed == 0:
+	case d.instance.digest != d.q.digest:
+		d.q.refusal = "this visit of task " + d.q.intent.Task.Task + " has begun another action under the same idempotency key"
+	case d.instance.redeemed >= d.q.claim.MaxAttempts+lostRunners:
+		d.q.refusal = fmt.Sprintf("task %s has been given credentials %d times, more than its definition and lost runners explain", d.q.intent.Task.Task, d.instance.redeemed)
+	}
+}
+
 // load reads the instance as this transaction sees it.
 func (d *decision) load() error {
 	d.instance = instance{id: d.q.intent.Task.key(), key: idempotencyKey(d.a.Hub, d.q.intent.Task)}
 	var permitID string
-	err := d.tx.QueryRow(`SELECT epoch, idempotency_key, permit FROM instances WHERE id = $1`, d.instance.id).Scan(&d.instance.epoch, &d.instance.key, &permitID)
+	err := d.tx.QueryRow(`SELECT epoch, idempotency_key, permit, redeemed, action_digest FROM instances WHERE id = $1`, d.instance.id).Scan(
+		&d.instance.epoch, &d.instance.key, &permitID, &d.instance.redeemed, &d.instance.digest)
 	if errors.Is(err, store.ErrNoRows) {
 		return nil
 	}
@@ -304,12 +336,36 @@ func (d *decision) settle(v policy.Verdict) (Authorization, *permit.Permit, erro
 	return d.mint(verdictOf(v, ""), approval)
 }
 
-// answer records a verdict without a permit.
+// answer records a verdict without a permit, unless the last one was the same answer to the same question: repeating it costs nothing.
 func (d *decision) answer(v Verdict, approval string) (Authorization, *permit.Permit, error) {
+	if known, ok, err := d.lastAnswer(v.Outcome, approval); ok || err != nil {
+		out := d.base(known)
+		out.Approval = approval
+		return out, nil, err
+	}
 	_, v, err := d.recordVerdict(v, approval, 0)
 	out := d.base(v)
 	out.Approval = approval
 	return out, nil, err
+}
+
+// lastAnswer is the newest verdict on this instance when it was given for the same action and runner under the same desired state.
+func (d *decision) lastAnswer(outcome, approval string) (Verdict, bool, error) {
+	var v Verdict
+	var text, digest, runner, was, through string
+	var generation int64
+	err := d.tx.QueryRow(`SELECT verdict, action_digest, runner, outcome, approval, generation FROM attempts WHERE instance = $1 ORDER BY id DESC LIMIT 1`,
+		d.instance.id).Scan(&text, &digest, &runner, &was, &through, &generation)
+	if errors.Is(err, store.ErrNoRows) {
+		return v, false, nil
+	}
+	if err != nil {
+		return v, false, fmt.Errorf("read the last verdict on task %s: %w", d.q.intent.Task.Task, err)
+	}
+	if digest != d.q.digest || runner != d.q.intent.Runner || was != outcome || through != approval || generation != d.s.generation {
+		return v, false, nil
+	}
+	return v, true, json.Unmarshal([]byte(text), &v)
 }
 
 // recordVerdict writes the leaf and the attempt's row, which stand or fall with whatever follows from the verdict.
@@ -328,10 +384,13 @@ func (d *decision) recordVerdict(v Verdict, approval string, epoch uint64) (atte
 	if err != nil {
 		return 0, v, fmt.Errorf("encode a verdict: %w", err)
 	}
-	err = d.tx.QueryRow(`INSERT INTO attempts (instance, run, task, iteration, visit, attempt, epoch, runner, connections, action_digest, action,
+	if _, err := d.tx.Exec(`INSERT INTO actions (digest, canonical) VALUES ($1, $2) ON CONFLICT DO NOTHING`, d.q.digest, string(d.q.intent.Action)); err != nil {
+		return 0, v, fmt.Errorf("store the action of task %s of run %s: %w", t.Task, t.Run, err)
+	}
+	err = d.tx.QueryRow(`INSERT INTO attempts (instance, run, task, iteration, visit, attempt, epoch, runner, connections, action_digest, generation,
 		outcome, verdict, approval, leaf, decided_at) VALUES ($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16) RETURNING id`,
 		d.instance.id, t.Run, t.Task, jsonText(t.Iteration), int64(t.Visit), int64(d.q.intent.Attempt), int64(epoch), d.q.intent.Runner,
-		jsonText(d.q.intent.Connections), d.q.digest, string(d.q.intent.Action), v.Outcome, string(verdict), approval, v.Leaf, store.Micros(d.a.Now())).Scan(&attempt)
+		jsonText(d.q.intent.Connections), d.q.digest, d.s.generation, v.Outcome, string(verdict), approval, v.Leaf, store.Micros(d.a.Now())).Scan(&attempt)
 	if err != nil {
 		return 0, v, fmt.Errorf("record a verdict on task %s of run %s: %w", t.Task, t.Run, err)
 	}
@@ -367,6 +426,16 @@ func (d *decision) mint(v Verdict, approval string) (Authorization, *permit.Perm
 	out := d.base(v)
 	out.Epoch, out.Approval = epoch, approval
 	return out, &claims, nil
+}
+
+// runnerFit turns a runner that is shut out, or that never joined, into a reroute: the attempt is not refused, that runner is.
+func (d *decision) runnerFit() error {
+	_, err := d.runnerKey()
+	if errors.Is(err, ErrDenied) || errors.Is(err, ErrNotFound) {
+		d.q.reroute = true
+		return nil
+	}
+	return err
 }
 
 // runnerKey is the key that the named runner holds now, by the authority's own record: the engine cannot choose it (invariant 18).

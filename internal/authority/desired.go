@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/gowebpki/jcs"
 
@@ -73,11 +75,43 @@ func loadResources(tx store.Tx) ([]registry.Stored, error) {
 	return stored, rows.Err()
 }
 
-// Plan says what a change would do. It changes nothing.
-func (a *Authority) Plan(_ context.Context, who Speaker, change registry.Change) (registry.Plan, error) {
-	s := a.current.Load()
+// requireApplier lets only those plan who may apply something: a plan tells of tasks, paths and policies, and costs time.
+func (a *Authority) requireApplier(s *snapshot, person string) error {
+	who := s.person(person)
+	context := map[string]any{"addsPrivilege": false, "now": a.Now(), "dev": a.Dev, "lone": s.lone()}
+	targets := []policy.Entity{{Ref: policy.HubRef()}}
+	for _, p := range s.List(registry.KindProcess) {
+		targets = append(targets, s.process(p.Name))
+	}
+	var v policy.Verdict
+	for _, target := range targets {
+		v = s.Policies().Decide(policy.Request{Principal: who.Ref, Action: "apply", Resource: target.Ref, Entities: []policy.Entity{who, target}, Context: context})
+		if v.Outcome == policy.Allow {
+			return nil
+		}
+	}
+	return denial(v)
+}
+
+// plan computes one plan at a time, outside any transaction, for people who may apply something.
+func (a *Authority) plan(ctx context.Context, s *snapshot, who Speaker, change registry.Change) (registry.Plan, *registry.State, error) {
+	if err := a.requireApplier(s, who.Person); err != nil {
+		return registry.Plan{}, nil, a.refusedTo(who, "plan", err)
+	}
+	select {
+	case a.planning <- struct{}{}:
+		defer func() { <-a.planning }()
+	case <-ctx.Done():
+		return registry.Plan{}, nil, ctx.Err()
+	}
 	change.By, change.At = who.Person, a.Now()
-	plan, _, err := s.Plan(change)
+	return s.Plan(change)
+}
+
+// Plan says what a change would do. It changes nothing.
+func (a *Authority) Plan(ctx context.Context, who Speaker, change registry.Change) (registry.Plan, error) {
+	s := a.current.Load()
+	plan, _, err := a.plan(ctx, s, who, change)
 	var stopped *registry.PlanError
 	if err != nil && !errors.As(err, &stopped) {
 		return plan, err
@@ -100,54 +134,65 @@ type Applied struct {
 func (a *Authority) Apply(ctx context.Context, who Speaker, change registry.Change, planDigest string) (Applied, error) {
 	a.applying.Lock()
 	defer a.applying.Unlock()
+	s := a.current.Load()
+	plan, after, err := a.plan(ctx, s, who, change)
+	switch {
+	case errors.Is(err, ErrDenied) || ctx.Err() != nil:
+		return Applied{}, err
+	case err != nil:
+		return Applied{}, fmt.Errorf("%w: %w", ErrInvalid, err)
+	case plan.Digest != planDigest:
+		return Applied{}, fmt.Errorf("the change or what it starts from is not what was planned; plan again: %w", ErrConflict)
+	}
 	var out Applied
 	var next *snapshot
-	err := a.underPolicy(ctx, func(tx store.Tx, s *snapshot) error {
-		out, next = Applied{}, nil
+	err = a.DB.Commit(ctx, func(tx store.Tx) error {
+		out, next = Applied{Warnings: plan.Warnings}, nil
+		if err := requireGeneration(tx, s); err != nil {
+			return fmt.Errorf("somebody else changed the hub meanwhile; plan again: %w: %w", ErrConflict, err)
+		}
 		if err := a.consumeProof(tx, who); err != nil {
 			return err
 		}
-		change.By, change.At = who.Person, a.Now()
-		plan, after, err := s.Plan(change)
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrInvalid, err)
-		}
-		if plan.Digest != planDigest {
-			return fmt.Errorf("the change or what it starts from is not what was planned; plan again: %w", ErrConflict)
-		}
-		lifts, lifted, err := a.planApproval(tx, s, plan.Digest)
-		if err != nil {
-			return err
-		}
-		v := a.mayApply(s, who.Person, plan, lifts)
-		out.Verdict, out.Warnings = verdictOf(v, ""), append(plan.Warnings, v.Warnings...)
-		if v.Outcome == policy.Pending {
-			out.Approval, err = a.askForPlan(tx, s, who, plan, v)
-			return err
-		}
-		if v.Outcome != policy.Allow {
-			return &DeniedError{Verdict: out.Verdict}
-		}
-		if lifted != nil {
-			out.Approval = lifted.id
-			if err := useApproval(tx, lifted, plan.Digest, plan.Digest); err != nil {
-				return err
-			}
-			if err := a.settleApproval(tx, lifted, approval.Used, "applied"); err != nil {
-				return err
-			}
-		}
-		next, err = a.putInForce(tx, s, after, plan, who.Person, &out)
+		next, err = a.applyIn(tx, s, after, who, plan, &out)
 		return err
 	})
 	if err != nil {
-		return Applied{}, err
+		return Applied{}, a.refusedTo(who, "apply", err)
 	}
 	if next != nil {
 		a.swap(next)
 	}
 	a.announce()
 	return out, nil
+}
+
+// applyIn decides and makes a change, or asks others to sign it.
+func (a *Authority) applyIn(tx store.Tx, s *snapshot, after *registry.State, who Speaker, plan registry.Plan, out *Applied) (*snapshot, error) {
+	lifts, lifted, err := a.planApproval(tx, s, plan.Digest)
+	if err != nil {
+		return nil, err
+	}
+	v := a.mayApply(s, who.Person, plan, lifts)
+	out.Verdict, out.Warnings = verdictOf(v, ""), append(out.Warnings, v.Warnings...)
+	switch v.Outcome {
+	case policy.Pending:
+		out.Approval, err = a.askForPlan(tx, s, after, who, plan, v)
+		return nil, err
+	case policy.Allow:
+	default:
+		return nil, &DeniedError{Verdict: out.Verdict}
+	}
+	if lifted != nil {
+		out.Approval = lifted.id
+		if err := useApproval(tx, lifted, plan.Digest, plan.Digest); err != nil {
+			return nil, err
+		}
+		if err := a.settleApproval(tx, lifted, approval.Used, "applied"); err != nil {
+			return nil, err
+		}
+	}
+	return a.putInForce(tx, s, after, plan, who.Person, out)
 }
 
 // mayApply decides over everything that the change touches: every process, and the hub for what belongs to none.
@@ -228,9 +273,26 @@ func writeResource(tx store.Tx, after *registry.State, id registry.ID) error {
 	if err != nil || id.Kind != registry.KindWorkflow {
 		return err
 	}
+	return addApplier(tx, r)
+}
+
+// addApplier keeps a definition and remembers everybody who ever applied it: whoever did does not approve what it does.
+func addApplier(tx store.Tx, r registry.Stored) error {
+	var appliers string
+	err := tx.QueryRow(`SELECT applied_by FROM definitions WHERE digest = $1`, r.Digest).Scan(&appliers)
+	if err != nil && !errors.Is(err, store.ErrNoRows) {
+		return fmt.Errorf("read who applied %s: %w", r.ID(), err)
+	}
+	names := strings.FieldsFunc(appliers, func(c rune) bool { return c == ',' })
+	if slices.Contains(names, r.AppliedBy) {
+		return nil
+	}
 	_, err = tx.Exec(`INSERT INTO definitions (digest, canonical, applied_by) VALUES ($1, $2, $3)
-		ON CONFLICT (digest) DO UPDATE SET applied_by = excluded.applied_by`, r.Digest, r.Body, r.AppliedBy)
-	return err
+		ON CONFLICT (digest) DO UPDATE SET applied_by = excluded.applied_by`, r.Digest, r.Body, strings.Join(append(names, r.AppliedBy), ","))
+	if err != nil {
+		return fmt.Errorf("keep %s: %w", r.ID(), err)
+	}
+	return nil
 }
 
 // applyAs puts a change in force for the hub itself: what `cardea dev` brings in before anybody could ask.

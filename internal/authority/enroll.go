@@ -101,6 +101,7 @@ func (a *Authority) consumeToken(tx store.Tx, hash string) (JoinGrant, error) {
 	err := tx.QueryRow(`UPDATE join_tokens SET used_at = $2 WHERE hash = $1 AND used_at = 0 AND expires_at > $2
 		RETURNING role, name, tier`, hash, store.Micros(a.Now())).Scan(&g.Role, &g.Name, &g.Tier)
 	if errors.Is(err, store.ErrNoRows) {
+		a.Refused("enroll", "an unknown, used or expired join token", "")
 		return JoinGrant{}, errToken
 	}
 	if err != nil {
@@ -153,12 +154,27 @@ func (a *Authority) Renew(ctx context.Context, caller identity.Peer, csr []byte)
 		if err := a.requireCurrentKey(tx, caller); err != nil {
 			return err
 		}
+		if err := a.requireOldEnough(tx, caller); err != nil {
+			return err
+		}
 		if chain, err = a.Keys.roleCA.Issue(csr, caller.ID, identity.SVIDTTL, sansOf(JoinGrant{Role: caller.Role})); err != nil {
 			return err
 		}
 		return a.recordSVID(tx, caller.ID, thumbprint, ledger.KindJoin)
 	})
 	return chain, err
+}
+
+// requireOldEnough keeps a role from filling the ledger with renewals: roles renew at half their SVID's life.
+func (a *Authority) requireOldEnough(tx store.Tx, caller identity.Peer) error {
+	var until int64
+	if err := tx.QueryRow(`SELECT not_after FROM svids WHERE id = $1`, caller.ID.String()).Scan(&until); err != nil {
+		return fmt.Errorf("read the SVID of %s: %w", caller.ID, err)
+	}
+	if left := store.Time(until).Sub(a.Now()); left > identity.SVIDTTL*3/4 {
+		return fmt.Errorf("the SVID of %s still lives for %s: renew it later: %w", caller.ID, left.Round(time.Second), ErrStale)
+	}
+	return nil
 }
 
 // requireCurrentKey refuses a key that a later join has replaced: its holder was restarted, or robbed.
@@ -209,7 +225,7 @@ func (a *Authority) AllowDevPerson(ctx context.Context, p DevPerson) error {
 		return fmt.Errorf("introduce %s: %w", p.Name, err)
 	}
 	return a.DB.Commit(ctx, func(tx store.Tx) error {
-		_, err := tx.Exec(`INSERT INTO sessions (thumbprint, person, created_at, expires_at) VALUES ($1, $2, $3, $4)
+		_, err := tx.Exec(`INSERT INTO sessions (thumbprint, person, created_at, expires_at, dev) VALUES ($1, $2, $3, $4, 1)
 			ON CONFLICT (thumbprint) DO UPDATE SET person = excluded.person, expires_at = excluded.expires_at`,
 			p.Session, p.Name, store.Micros(a.Now()), store.Micros(a.Now().Add(sessionLife)))
 		if err != nil {

@@ -5,10 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"cardea/internal/approval"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"cardea/internal/broker"
+	"cardea/internal/identity"
 	"cardea/internal/ledger"
 	"cardea/internal/store"
 )
@@ -129,16 +133,21 @@ func (a *Authority) ref(tx store.Tx, leaf string) LedgerRef {
 	return r
 }
 
-const maxAttemptsShown = 2000
+// What one explanation shows: so many attempts, and so many bytes of their actions.
+const (
+	maxAttemptsShown = 2000
+	maxExplained     = 8 << 20
+)
 
 func loadAttempts(tx store.Tx, run, task string) ([]AttemptRecord, error) {
-	rows, err := tx.Query(`SELECT id, task, iteration, visit, attempt, epoch, runner, connections, action_digest, action, verdict, approval, leaf, decided_at
-		FROM attempts WHERE run = $1 AND ($2 = '' OR task = $2) ORDER BY id LIMIT $3`, run, task, maxAttemptsShown)
+	rows, err := tx.Query(`SELECT a.id, a.task, a.iteration, a.visit, a.attempt, a.epoch, a.runner, a.connections, a.action_digest, x.canonical, a.verdict, a.approval,
+		a.leaf, a.decided_at FROM attempts a JOIN actions x ON x.digest = a.action_digest WHERE a.run = $1 AND ($2 = '' OR a.task = $2) ORDER BY a.id LIMIT $3`, run, task, maxAttemptsShown)
 	if err != nil {
 		return nil, fmt.Errorf("read the attempts of run %s: %w", run, err)
 	}
 	defer rows.Close()
 	var found []AttemptRecord
+	size := 0
 	for rows.Next() {
 		r := AttemptRecord{Task: TaskRef{Run: run}}
 		var iteration, connections, body, verdict string
@@ -152,6 +161,9 @@ func loadAttempts(tx store.Tx, run, task string) ([]AttemptRecord, error) {
 			json.Unmarshal([]byte(verdict), &r.Verdict))
 		if err != nil {
 			return nil, fmt.Errorf("read the attempts of run %s: %w", run, err)
+		}
+		if size += len(body); size > maxExplained && len(found) > 0 {
+			break // the rest is asked for by task
 		}
 		found = append(found, r)
 	}
@@ -193,11 +205,16 @@ func (a *Authority) complete(tx store.Tx, r *AttemptRecord, permits map[int64]pe
 	if r.Approval == "" {
 		return nil
 	}
-	rows, err := loadApprovals(tx, `WHERE id = $1`, r.Approval)
-	for _, row := range rows {
-		r.Signatures = append(r.Signatures, row.signatures...)
+	for _, id := range strings.Split(r.Approval, ",") {
+		rows, err := loadApprovals(tx, `WHERE id = $1`, id)
+		if err != nil {
+			return err
+		}
+		for _, row := range rows {
+			r.Signatures = append(r.Signatures, row.signatures...)
+		}
 	}
-	return err
+	return nil
 }
 
 // Leases lists leases to whoever may read everything, or one run's to whoever may read its process.
@@ -264,6 +281,16 @@ func (a *Authority) Quarantine(ctx context.Context, who Speaker, runner, reason 
 }
 
 func (a *Authority) setBan(tx store.Tx, runner, reason string, lift bool) (int, []LiveLease, error) {
+	id, err := spiffeid.FromString(runner)
+	if err != nil {
+		return 0, nil, fmt.Errorf("runner %q is not a SPIFFE id: %w", runner, ErrInvalid)
+	}
+	if peer, err := identity.ParsePeer(id); err != nil || peer.Kind != identity.KindRunner {
+		return 0, nil, fmt.Errorf("%q is no runner: %w", runner, ErrInvalid)
+	}
+	if _, err := currentKey(tx, runner); err != nil {
+		return 0, nil, err
+	}
 	if lift {
 		_, err := tx.Exec(`DELETE FROM bans WHERE id = $1`, runner)
 		return 0, nil, err
@@ -276,7 +303,6 @@ func (a *Authority) setBan(tx store.Tx, runner, reason string, lift bool) (int, 
 	if err != nil {
 		return 0, nil, err
 	}
-	var live []LiveLease
 	for i := range open {
 		if err := a.voidPermit(tx, &open[i], "its runner was quarantined: "+reason); err != nil {
 			return 0, nil, err
@@ -284,11 +310,7 @@ func (a *Authority) setBan(tx store.Tx, runner, reason string, lift bool) (int, 
 		if _, err := broker.EndOfPermit(tx, open[i].id, a.Now()); err != nil {
 			return 0, nil, err
 		}
-		left, err := liveOf(tx, open[i].id)
-		if err != nil {
-			return 0, nil, err
-		}
-		live = append(live, left...)
 	}
-	return len(open), live, nil
+	live, err := liveLeases(tx, broker.Filter{Runner: runner, Live: true, Limit: 1000})
+	return len(open), live, err
 }

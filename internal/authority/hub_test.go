@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -41,7 +40,6 @@ type hub struct {
 	at  time.Time
 
 	people map[string]*person
-	runs   int
 }
 
 // person holds what the person's own machine holds.
@@ -219,8 +217,7 @@ func (h *hub) tryStart(name string) (runID, ticket string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	h.runs++
-	runID = fmt.Sprintf("run_%d", h.runs)
+	runID = h.ids.next("run_", h.now())
 	_, err = h.OpenRun(h.t.Context(), runID, definitionResource(definitionText).Digest, ticket, action.Digest([]byte(`{}`)))
 	return runID, ticket, err
 }

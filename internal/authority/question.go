@@ -53,16 +53,20 @@ type question struct {
 	connections []*registry.Connection
 	tier        string
 	// reroute is set when the named runner is of another tier than the attempt needs.
-	reroute   bool
-	runner    identity.Peer
-	appliedBy string
+	reroute  bool
+	runner   identity.Peer
+	appliers []string
 	// refusal, if set, denies before policy is asked: the definition or the connection does not allow the attempt.
 	refusal string
 	mend    string
 }
 
-// infraAttempts is how often an attempt may be handed out again because runners or permits were lost.
-const infraAttempts = 50
+// lostRunners is how many more credentials than the definition's tries a visit may take because runners were lost after redeeming;
+// lostPermits is how much further the engine's own count of attempts may run because permits were lost before.
+const (
+	lostRunners = 20
+	lostPermits = 200
+)
 
 // ask checks an intent against the definition's claims and the connections' allow. What it finds wrong becomes a recorded denial,
 // not an error: an error is for what cannot be decided.
@@ -77,7 +81,7 @@ func (a *Authority) ask(tx store.Tx, s *snapshot, run Run, in Intent) (question,
 	if err != nil {
 		return q, fmt.Errorf("run %s: %w", run.ID, err)
 	}
-	q.appliedBy = definition.appliedBy
+	q.appliers = definition.appliers
 	for _, check := range []func(*snapshot, claims.Claims) error{q.checkClaim, q.checkTier, q.checkConnections, q.checkRunner} {
 		if err := check(s, definition.Claims); err != nil {
 			var r refusal
@@ -115,7 +119,7 @@ func (q *question) checkClaim(_ *snapshot, definition claims.Claims) error {
 		return refuse("", "task %s stands in %d loops, not %d", t.Task, q.claim.LoopDepth, len(t.Iteration))
 	case t.Visit > 0 && !q.claim.Repeats:
 		return refuse("", "no path of the definition leads to task %s twice", t.Task)
-	case q.intent.Attempt == 0 || q.intent.Attempt > uint32(q.claim.MaxAttempts+infraAttempts):
+	case q.intent.Attempt == 0 || q.intent.Attempt > uint32(q.claim.MaxAttempts+lostPermits):
 		return refuse("", "the definition cannot produce attempt %d of task %s", q.intent.Attempt, t.Task)
 	case h.Method != q.claim.Method:
 		return refuse("", "task %s is defined to %s, not to %s", t.Task, q.claim.Method, h.Method)
@@ -123,10 +127,22 @@ func (q *question) checkClaim(_ *snapshot, definition claims.Claims) error {
 		return refuse("", "task %s is defined to call %s, not %s", t.Task, q.claim.Origin, originOf(h.URL))
 	case !slices.Equal(q.intent.Connections, q.claim.Connections):
 		return refuse("", "task %s is defined to use %s, not %s", t.Task, list(q.claim.Connections), list(q.intent.Connections))
+	case strangeHeader(h, q.claim.Headers) != "":
+		return refuse("", "task %s is not defined to send the header %s", t.Task, strangeHeader(h, q.claim.Headers))
 	case len(q.claim.Gates) > 0:
 		return refuse("", "the gate %s before task %s has not been passed", q.claim.Gates[0], t.Task)
 	}
 	return nil
+}
+
+// strangeHeader names a header that the definition does not set. The content type may follow from the body.
+func strangeHeader(h *action.HTTP, defined []string) string {
+	for _, header := range h.Headers {
+		if header.Name != "content-type" && !slices.Contains(defined, header.Name) {
+			return header.Name
+		}
+	}
+	return ""
 }
 
 func list(names []string) string {
@@ -272,7 +288,7 @@ func (a *Authority) attemptContext(q question, c *registry.Connection) map[strin
 		"action": map[string]any{"kind": q.action.Kind, "method": q.action.HTTP.Method, "host": originOf(q.action.HTTP.URL),
 			"path": u.EscapedPath(), "digest": q.digest, "facts": facts},
 		"scopes": scopes, "tier": q.tier, "effect": q.claim.Effect, "provenance": provenanceRecord(q.run.Provenance),
-		"startedBy": q.run.StartedBy, "appliedBy": q.appliedBy, "with": with, "attempt": int64(q.intent.Attempt),
+		"startedBy": q.run.StartedBy, "appliedBy": strings.Join(q.appliers, ","), "with": with, "attempt": int64(q.intent.Attempt),
 		"now": a.Now(), "dev": a.Dev, "production": q.production(), "claimed": claimed(q.intent.Claimed),
 	}
 }

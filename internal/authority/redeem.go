@@ -3,6 +3,7 @@ package authority
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -44,6 +45,14 @@ type order struct {
 // Redeem turns a permit into credentials, once, for the runner that it is bound to. Everything that was true at the verdict is
 // checked again in the transaction that records the leases; nothing is released before that is durable (invariants 2 and 3).
 func (a *Authority) Redeem(ctx context.Context, caller identity.Peer, token, actionDigest string) (Redemption, error) {
+	out, err := a.redeem(ctx, caller, token, actionDigest)
+	if errors.Is(err, ErrDenied) || errors.Is(err, ErrStale) {
+		a.Refused("lease", "redeem: a permit that is stolen, stale, replayed or voided", caller.ID.String())
+	}
+	return out, err
+}
+
+func (a *Authority) redeem(ctx context.Context, caller identity.Peer, token, actionDigest string) (Redemption, error) {
 	started := a.Now()
 	p, err := permit.Verify(token, a.permitKeys(), permit.Expect{
 		TrustDomain: a.TrustDomain.Name(), Runner: caller.ID.String(), Key: caller.KeyThumbprint, Now: started,
@@ -93,6 +102,9 @@ func (a *Authority) redeemIn(tx store.Tx, s *snapshot, caller identity.Peer, p p
 	if n != 1 {
 		return nil, fmt.Errorf("permit %s is %s: %w", p.ID, row.state, ErrStale)
 	}
+	if _, err := tx.Exec(`UPDATE instances SET redeemed = redeemed + 1, action_digest = $2 WHERE permit = $1`, p.ID, p.Context.Action); err != nil {
+		return nil, fmt.Errorf("count the permit %s: %w", p.ID, err)
+	}
 	if err := a.exhaustApprovals(tx, row); err != nil {
 		return nil, err
 	}
@@ -129,7 +141,7 @@ func (a *Authority) requireRedeemable(tx store.Tx, row permitRow, caller identit
 	return a.requireCurrentKey(tx, caller)
 }
 
-// stillAllowed decides again when desired state has changed since the verdict, over the same bytes.
+// stillAllowed decides again when desired state has changed since the verdict, over the same bytes and with the approvals weighed anew.
 func (a *Authority) stillAllowed(tx store.Tx, s *snapshot, row permitRow) error {
 	if row.generation == s.generation {
 		return nil
@@ -146,21 +158,43 @@ func (a *Authority) stillAllowed(tx store.Tx, s *snapshot, row permitRow) error 
 	if err != nil {
 		return err
 	}
-	lifts, err := a.liftsOf(tx, s, row)
-	if err != nil {
-		return err
+	d := decision{a: a, tx: tx, s: s, q: q, instance: instance{id: in.Task.key(), key: row.claims.Context.IdempotencyKey}}
+	v := a.verdict(s, q, nil)
+	if v.Outcome == policy.Pending {
+		rows, err := approvalsBehind(tx, row)
+		if err != nil {
+			return err
+		}
+		c, err := d.weigh(v, rows, true)
+		if err != nil {
+			return err
+		}
+		v = c.verdict
 	}
-	if v := a.verdict(s, q, lifts); v.Outcome != policy.Allow || q.reroute {
-		return fmt.Errorf("permit %s: policy has changed since the verdict: %s: %w", row.id, v.Reason, ErrDenied)
+	if v.Outcome != policy.Allow || q.reroute {
+		return fmt.Errorf("permit %s: what was decided is not what would be decided now: %s: %w", row.id, v.Reason, ErrDenied)
 	}
 	return nil
+}
+
+// approvalsBehind are the approvals that a permit has counted.
+func approvalsBehind(tx store.Tx, row permitRow) ([]*approvalRow, error) {
+	var all []*approvalRow
+	for _, id := range approvalIDs(row) {
+		rows, err := loadApprovals(tx, `WHERE id = $1`, id)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, rows...)
+	}
+	return all, nil
 }
 
 func storedIntent(tx store.Tx, row permitRow) (Intent, error) {
 	c := row.claims.Context
 	in := Intent{Task: TaskRef{Run: row.claims.Run, Task: c.Task, Iteration: c.Iteration, Visit: c.Visit}, Attempt: c.Attempt, Runner: row.runner}
 	var body, connections string
-	if err := tx.QueryRow(`SELECT action, connections FROM attempts WHERE id = $1`, row.attempt).Scan(&body, &connections); err != nil {
+	if err := tx.QueryRow(`SELECT x.canonical, a.connections FROM attempts a JOIN actions x ON x.digest = a.action_digest WHERE a.id = $1`, row.attempt).Scan(&body, &connections); err != nil {
 		return in, fmt.Errorf("read the action of permit %s: %w", row.id, err)
 	}
 	in.Action = []byte(body)
@@ -372,7 +406,11 @@ func (a *Authority) recordReturn(tx store.Tx, row permitRow, actions []ActionRep
 }
 
 func liveOf(tx store.Tx, permitID string) ([]LiveLease, error) {
-	leases, err := broker.List(tx, broker.Filter{Permit: permitID, Live: true, Limit: maxActions})
+	return liveLeases(tx, broker.Filter{Permit: permitID, Live: true, Limit: maxActions})
+}
+
+func liveLeases(tx store.Tx, f broker.Filter) ([]LiveLease, error) {
+	leases, err := broker.List(tx, f)
 	if err != nil {
 		return nil, err
 	}

@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
+	"regexp"
 	"time"
 
 	"cardea/internal/broker"
@@ -52,8 +52,8 @@ const (
 // OpenRun verifies a ticket, consumes it for this workflow digest, decides start and fixes provenance. Asked again for the same
 // run it answers the same; for another run it refuses the ticket.
 func (a *Authority) OpenRun(ctx context.Context, runID, digest, ticket, inputDigest string) (Run, error) {
-	if !strings.HasPrefix(runID, "run_") || len(runID) > 64 {
-		return Run{}, fmt.Errorf("run id %q: %w", runID, ErrInvalid)
+	if !runIDs.MatchString(runID) {
+		return Run{}, fmt.Errorf("run id %q is not run_ and a ULID: %w", runID, ErrInvalid)
 	}
 	// A ticket that the engine had made durable in time may reach us late, when we were away: consuming it once is the guard.
 	t, err := evidence.ParseTicketOfAnyAge(ticket, a.permitKeys(), a.TrustDomain.Name())
@@ -63,6 +63,8 @@ func (a *Authority) OpenRun(ctx context.Context, runID, digest, ticket, inputDig
 	switch {
 	case t.Procedure != procedureStart || t.WorkflowDigest == "":
 		return Run{}, fmt.Errorf("ticket %s is not for a start: %w", t.ID, ErrDenied)
+	case a.Now().Sub(time.Unix(t.Expires, 0)) > lateTicket:
+		return Run{}, fmt.Errorf("ticket %s was held back for more than %s: %w", t.ID, lateTicket, ErrDenied)
 	case t.WorkflowDigest != digest:
 		return Run{}, fmt.Errorf("ticket %s is for another definition: %w", t.ID, ErrDenied)
 	case t.InputDigest != inputDigest:
@@ -77,6 +79,12 @@ func (a *Authority) OpenRun(ctx context.Context, runID, digest, ticket, inputDig
 	})
 }
 
+// lateTicket is how much later than its own life a ticket may open its run: an authority that is away longer leaves starts to be asked again.
+const lateTicket = 24 * time.Hour
+
+// runIDs are ULIDs, so that no id can carry anything into a log, a token or a terminal.
+var runIDs = regexp.MustCompile(`^run_[0-7][0-9a-hjkmnp-tv-z]{25}$`)
+
 func (a *Authority) commitRun(ctx context.Context, run Run, decide func(*snapshot) policy.Verdict) (Run, error) {
 	var out Run
 	err := a.underPolicy(ctx, func(tx store.Tx, s *snapshot) error {
@@ -87,6 +95,9 @@ func (a *Authority) commitRun(ctx context.Context, run Run, decide func(*snapsho
 		}
 		if !errors.Is(err, ErrNotFound) {
 			return err
+		}
+		if _, ok := s.WorkflowByDigest(run.Digest); !ok {
+			return fmt.Errorf("the definition %s is not in force: %w", run.Digest, ErrDenied)
 		}
 		if err := consumeEvidence(tx, run); err != nil {
 			return err

@@ -21,8 +21,8 @@ CREATE TABLE resources (
   PRIMARY KEY (kind, name)
 ) STRICT;
 
--- definitions keeps the bytes of every workflow that was ever applied, for the runs that still use them. Bytes that do not
--- hash to their digest are refused when read.
+-- definitions keeps the bytes of every workflow that was ever applied, for the runs that still use them, and everybody who ever
+-- applied them. Bytes that do not hash to their digest are refused when read; a removed name could then approve.
 CREATE TABLE definitions (
   digest     TEXT PRIMARY KEY,
   canonical  BLOB NOT NULL,
@@ -59,7 +59,8 @@ CREATE TABLE sessions (
   thumbprint TEXT PRIMARY KEY,
   person     TEXT NOT NULL,
   created_at INTEGER NOT NULL,
-  expires_at INTEGER NOT NULL
+  expires_at INTEGER NOT NULL,
+  dev        INTEGER NOT NULL
 ) STRICT;
 
 -- proofs are the ids of proofs that changed something, kept while they could be replayed.
@@ -97,19 +98,27 @@ CREATE TABLE evidence (
   PRIMARY KEY (id, digest)
 ) STRICT;
 
--- instances is one row per visit of a task: its epoch, its idempotency key, and the permit that may act. A lowered epoch would
--- let an old attempt speak again.
+-- instances is one row per visit of a task: its epoch, its idempotency key, the permit that may act, how many were redeemed, and the
+-- one action that they were for. A lowered epoch would let an old attempt speak again, a lowered count give out more.
 CREATE TABLE instances (
   id              TEXT PRIMARY KEY,
   run             TEXT NOT NULL,
   task            TEXT NOT NULL,
   epoch           INTEGER NOT NULL,
   idempotency_key TEXT NOT NULL,
-  permit          TEXT NOT NULL DEFAULT ''
+  permit          TEXT NOT NULL DEFAULT '',
+  redeemed        INTEGER NOT NULL DEFAULT 0,
+  action_digest   TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE INDEX instances_run ON instances (run);
 
--- attempts is every verdict with its action by value.
+-- actions holds what was asked for, by value, once each. Bytes that do not hash to their digest are refused when read.
+CREATE TABLE actions (
+  digest    TEXT PRIMARY KEY,
+  canonical TEXT NOT NULL
+) STRICT;
+
+-- attempts is every verdict, with its action by digest.
 CREATE TABLE attempts (
   id            INTEGER PRIMARY KEY,
   instance      TEXT NOT NULL,
@@ -121,8 +130,8 @@ CREATE TABLE attempts (
   epoch         INTEGER NOT NULL,
   runner        TEXT NOT NULL,
   connections   TEXT NOT NULL,
-  action_digest TEXT NOT NULL,
-  action        TEXT NOT NULL,
+  action_digest TEXT NOT NULL REFERENCES actions (digest),
+  generation    INTEGER NOT NULL,
   outcome       TEXT NOT NULL CHECK (outcome IN ('allow', 'deny', 'pending', 'in_doubt')),
   verdict       TEXT NOT NULL,
   approval      TEXT NOT NULL DEFAULT '',

@@ -192,12 +192,9 @@ func (a *Authority) addSignature(tx store.Tx, s *snapshot, row *approvalRow, per
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	w := a.world(s, row.statement)
-	if why := row.statement.CanSign(person, signed.Fingerprint, row.record(), w); why != "" && !refuse {
+	sig := approvalSignature(person, signed.Fingerprint, a.Now(), refuse, reason)
+	if why := wouldNotCount(row, sig, a.world(s, row.statement)); why != "" {
 		return fmt.Errorf("this signature would not count: %s: %w", why, ErrDenied)
-	}
-	if p, ok := w.Person(person); !ok || !contains(p.Keys, signed.Fingerprint) {
-		return fmt.Errorf("the key %s is not registered for %s: %w", signed.Fingerprint, person, ErrDenied)
 	}
 	event := "signed"
 	if refuse {
@@ -209,7 +206,20 @@ func (a *Authority) addSignature(tx store.Tx, s *snapshot, row *approvalRow, per
 	if err != nil {
 		return err
 	}
-	return insertSignature(tx, row, approvalSignature(person, signed.Fingerprint, a.Now(), refuse, reason), armored, leaf)
+	return insertSignature(tx, row, sig, armored, leaf)
+}
+
+// wouldNotCount tells why a signature is not taken. A refusal is for those who could consent, and for the requester and appliers, who may
+// always withdraw; what has ended takes neither.
+func wouldNotCount(row *approvalRow, sig approval.Signature, w approval.World) string {
+	if !sig.Refuse {
+		return row.statement.CanSign(sig.Person, sig.Key, row.record(), w)
+	}
+	if j := row.statement.Judge(row.record(), w); j.State != approval.Pending && j.State != approval.Approved {
+		return j.Reason
+	}
+	alone := row.statement.Judge(approval.Record{Settled: approval.Pending, Signatures: []approval.Signature{sig}}, w)
+	return alone.Signatures[0].Because
 }
 
 // settleBySignatures moves the approval on when its signatures now decide it.
@@ -236,7 +246,7 @@ func (a *Authority) planApproval(tx store.Tx, s *snapshot, digest string) ([]str
 }
 
 // askForPlan asks others to sign a change, once for each plan.
-func (a *Authority) askForPlan(tx store.Tx, s *snapshot, who Speaker, plan registry.Plan, v policy.Verdict) (string, error) {
+func (a *Authority) askForPlan(tx store.Tx, s *snapshot, after *registry.State, who Speaker, plan registry.Plan, v policy.Verdict) (string, error) {
 	subject := "plan " + plan.Digest
 	rows, err := loadApprovals(tx, `WHERE subject = $1 AND state = 'pending'`, subject)
 	if err != nil {
@@ -252,12 +262,26 @@ func (a *Authority) askForPlan(tx store.Tx, s *snapshot, who Speaker, plan regis
 	}
 	st := a.newStatement(approval.KindPlan, rule, s, v)
 	st.Requester, st.Appliers = "person:"+who.Person, []string{who.Person}
-	st.Plan = &approval.Plan{Digest: plan.Digest, Privileges: planLines(plan)}
+	st.Plan = &approval.Plan{Digest: plan.Digest, Privileges: planLines(plan), Changes: planChanges(s, after, plan)}
 	row, err := a.insertApproval(tx, st, subject, lifted(s, v, ruleName))
 	if err != nil {
 		return "", err
 	}
 	return row.id, nil
+}
+
+// planChanges are the resources that change, by value: signers read what they grant, not its name.
+func planChanges(before *snapshot, after *registry.State, plan registry.Plan) []approval.Change {
+	var changes []approval.Change
+	for _, l := range plan.Changes {
+		if l.Verb == registry.VerbUnchanged {
+			continue
+		}
+		old, _ := before.Get(l.ID)
+		now, _ := after.Get(l.ID)
+		changes = append(changes, approval.Change{Verb: l.Verb, Kind: l.ID.Kind, Name: l.ID.Name, Before: string(old.Body), After: string(now.Body)})
+	}
+	return changes
 }
 
 // planLines are what signers of a change read: why it adds privilege, and each privilege gained or lost.
@@ -272,11 +296,6 @@ func planLines(plan registry.Plan) []string {
 	}
 	for _, add := range plan.Adds {
 		lines = append(lines, "adds: "+add)
-	}
-	for _, c := range plan.Changes {
-		if c.Verb != registry.VerbUnchanged {
-			lines = append(lines, c.Verb+" "+c.ID.String()+" "+c.Detail)
-		}
 	}
 	return lines
 }

@@ -10,8 +10,6 @@ import (
 	"cardea/internal/store"
 )
 
-func contains(list []string, s string) bool { return slices.Contains(list, s) }
-
 func approvalSignature(person, key string, at time.Time, refuse bool, reason string) approval.Signature {
 	return approval.Signature{Person: person, Key: key, At: at, Refuse: refuse, Reason: reason}
 }

@@ -1,7 +1,10 @@
 package authority
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -23,7 +26,8 @@ const procedureStart = cardeav1connect.RunsStartProcedure
 const maxRequest = 2 << 20
 
 // Ticket states that a person asked the engine for one request, after deciding whether they may. For a start it also fixes the
-// definition and the input, so that the engine cannot start another.
+// definition and the input, so that the engine cannot start another. Whatever costs time is done before the transaction, and after
+// the decision: the one writer waits for nobody's input.
 func (a *Authority) Ticket(ctx context.Context, who Speaker, procedure string, request []byte) (string, error) {
 	if len(request) > maxRequest {
 		return "", fmt.Errorf("request of %d bytes: %w", len(request), ErrInvalid)
@@ -33,6 +37,11 @@ func (a *Authority) Ticket(ctx context.Context, who Speaker, procedure string, r
 	t := evidence.Ticket{ID: a.ids.next("tkt_", now), Issuer: hub, Audience: hub, IssuedAt: now.Unix(), Expires: now.Add(evidence.TicketLife).Unix(),
 		Person: who.Person, Procedure: procedure, Request: evidence.BodyDigest(request)}
 	s := a.current.Load()
+	if procedure == procedureStart {
+		if err := a.ticketForStart(s, who, request, &t); err != nil {
+			return "", a.refusedTo(who, "start", err)
+		}
+	}
 	err := a.DB.Commit(ctx, func(tx store.Tx) error {
 		if err := requireGeneration(tx, s); err != nil {
 			return err
@@ -41,35 +50,60 @@ func (a *Authority) Ticket(ctx context.Context, who Speaker, procedure string, r
 			return err
 		}
 		if procedure == procedureStart {
-			return a.ticketForStart(s, who, request, &t)
+			return nil
 		}
 		return a.requireRunAccess(tx, s, who, procedure, request)
 	})
 	if err != nil {
-		return "", err
+		return "", a.refusedTo(who, procedure, err)
 	}
 	return evidence.SignTicket(t, a.Keys.permit)
 }
 
+// refusedTo records that a person was denied something, and returns the denial.
+func (a *Authority) refusedTo(who Speaker, what string, err error) error {
+	if errors.Is(err, ErrDenied) {
+		a.Refused("control", "denied: "+what, "person:"+who.Person)
+	}
+	return err
+}
+
 func (a *Authority) ticketForStart(s *snapshot, who Speaker, request []byte, t *evidence.Ticket) error {
 	var start cardeav1.StartRunRequest
-	if err := (proto.UnmarshalOptions{DiscardUnknown: false}).Unmarshal(request, &start); err != nil {
+	if err := proto.Unmarshal(request, &start); err != nil {
 		return fmt.Errorf("start request: %w: %w", ErrInvalid, err)
 	}
 	w, err := resolve(s, start.GetWorkflow())
 	if err != nil {
 		return err
 	}
-	input := start.GetInputJson()
+	if err := denial(a.mayStart(s, who.Person, w.Process, w.Workflow, Provenance{Kind: ProvenancePerson, Origin: who.Person})); err != nil {
+		return err
+	}
+	digest, err := inputDigest(start.GetInputJson())
+	if err != nil {
+		return err
+	}
+	t.Process, t.Workflow, t.Version, t.WorkflowDigest, t.InputDigest = w.Process, w.Workflow, w.Version, w.Digest, digest
+	return nil
+}
+
+// maxInputValues bounds an input by the values in it: canonical form takes time by their number.
+const maxInputValues = 10_000
+
+// inputDigest names an input by its canonical form, as the engine does.
+func inputDigest(input []byte) (string, error) {
 	if len(input) == 0 {
 		input = []byte("{}")
 	}
+	if n := bytes.Count(input, []byte(",")) + bytes.Count(input, []byte(":")); n > maxInputValues {
+		return "", fmt.Errorf("the input has more than %d values: %w", maxInputValues, ErrInvalid)
+	}
 	canonical, err := jcs.Transform(input)
 	if err != nil {
-		return fmt.Errorf("the input is not JSON: %w: %w", ErrInvalid, err)
+		return "", fmt.Errorf("the input is not JSON: %w: %w", ErrInvalid, err)
 	}
-	t.Process, t.Workflow, t.Version, t.WorkflowDigest, t.InputDigest = w.Process, w.Workflow, w.Version, w.Digest, action.Digest(canonical)
-	return denial(a.mayStart(s, who.Person, w.Process, w.Workflow, Provenance{Kind: ProvenancePerson, Origin: who.Person}))
+	return action.Digest(canonical), nil
 }
 
 // resolve finds the version that a reference names; without one, the newest.
@@ -113,7 +147,7 @@ func (a *Authority) requireRunAccess(tx store.Tx, s *snapshot, who Speaker, proc
 // runOf reads the run that a request to the engine is about. Every Runs request but Start, List and SendEvent has the same first
 // field; the streaming one comes in an envelope of five bytes.
 func runOf(procedure string, request []byte) (runID string, changes bool, err error) {
-	const envelope = 5
+	const envelope = 5 // flags and length of a Connect message
 	var m interface {
 		proto.Message
 		GetRunId() string
@@ -124,8 +158,8 @@ func runOf(procedure string, request []byte) (runID string, changes bool, err er
 	case cardeav1connect.RunsGetProcedure:
 		m = &cardeav1.GetRunRequest{}
 	case cardeav1connect.RunsWatchProcedure:
-		if len(request) < envelope {
-			return "", false, fmt.Errorf("watch request: %w", ErrInvalid)
+		if len(request) < envelope || request[0] != 0 || int(binary.BigEndian.Uint32(request[1:envelope])) != len(request)-envelope {
+			return "", false, fmt.Errorf("watch request: not one plain message: %w", ErrInvalid)
 		}
 		m, request = &cardeav1.WatchRunRequest{}, request[envelope:]
 	case cardeav1connect.RunsCancelProcedure:

@@ -182,9 +182,9 @@ const columns = `id, permit, run, task, workflow, runner, connection, provider, 
 
 // Filter chooses leases; empty fields choose all.
 type Filter struct {
-	ID, Permit, Run, Connection string
-	Live                        bool
-	Limit                       int
+	ID, Permit, Run, Connection, Runner string
+	Live                                bool
+	Limit                               int
 }
 
 // List returns leases, newest first. The query names only what is asked for, so that an index can find it: a permit's leases are looked up
