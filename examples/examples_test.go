@@ -125,6 +125,9 @@ func planOf(t *testing.T, folder string) string {
 	for _, e := range plan.Exposures {
 		fmt.Fprintf(&out, "%s: strangers can start it %v, reaches production %v, shares connections with %v\n", e.Process, e.StrangersCanStart, e.ReachesProduction, e.SharesWith)
 	}
+	for _, a := range plan.Adds {
+		fmt.Fprintln(&out, "adds privilege:", a)
+	}
 	for _, w := range plan.Warnings {
 		fmt.Fprintln(&out, "warning:", w)
 	}

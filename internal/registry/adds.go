@@ -1,12 +1,15 @@
 package registry
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
+
+	"cardea/internal/action"
 )
 
 // adder collects why a change adds privilege. It errs to one side: what cannot be shown to narrow counts as adding. Taking away must
@@ -24,7 +27,7 @@ func (p *planner) adds(after *State, before, grants []grant) []string {
 	a := &adder{now: p.now, after: after}
 	for _, id := range slices.SortedFunc(maps.Keys(p.verbs), CompareIDs) {
 		if verb := p.verbs[id]; verb == VerbNew || verb == VerbChanged {
-			a.resource(id, p.now.objects[id], after.objects[id])
+			a.resource(p.now.objects[id], after.objects[id])
 		}
 	}
 	a.policies()
@@ -33,8 +36,10 @@ func (p *planner) adds(after *State, before, grants []grant) []string {
 	return a.reasons
 }
 
-// resource compares one object with what it was; old is nil for a new one.
-func (a *adder) resource(id ID, old, now Object) {
+// resource compares one object with what it was; old is nil for a new one. A new one always adds: were it otherwise, whoever may take
+// away alone could take a connection away and create it again with an address of their own, and open runs would go there. What a
+// Policy adds is seen statement by statement, and what a Workflow adds grant by grant; a Group by itself gives nobody anything.
+func (a *adder) resource(old, now Object) {
 	switch n := now.(type) {
 	case *Person:
 		o, _ := old.(*Person)
@@ -43,17 +48,14 @@ func (a *adder) resource(id ID, old, now Object) {
 		o, _ := old.(*Runner)
 		a.runner(o, n)
 	case *Process:
-		if o, ok := old.(*Process); ok {
-			a.process(o, n)
-		}
+		o, _ := old.(*Process)
+		a.process(o, n)
 	case *Connection:
-		if o, ok := old.(*Connection); ok {
-			a.connection(o, n)
-		}
+		o, _ := old.(*Connection)
+		a.connection(o, n)
 	case *ApprovalRule:
-		if o, ok := old.(*ApprovalRule); ok {
-			a.rule(o, n)
-		}
+		o, _ := old.(*ApprovalRule)
+		a.rule(o, n)
 	}
 }
 
@@ -108,6 +110,10 @@ func (a *adder) runner(o, n *Runner) {
 }
 
 func (a *adder) process(o, n *Process) {
+	if o == nil {
+		a.say("%s is new: %s may start and read it", n.ID(), n.Owner)
+		return
+	}
 	if o.Owner != n.Owner {
 		a.say("%s passes from %s to %s", n.ID(), o.Owner, n.Owner)
 	}
@@ -117,6 +123,11 @@ func (a *adder) process(o, n *Process) {
 }
 
 func (a *adder) rule(o, n *ApprovalRule) {
+	if o == nil {
+		a.say("%s is new: whatever asks for it is approved by %d of %s (lives %s, attempts: %d)",
+			n.ID(), n.Quorum, strings.Join(n.Approvers, ", "), FormatDuration(n.Expires), n.Attempts)
+		return
+	}
 	if n.Quorum < o.Quorum {
 		a.say("%s asks for %d signatures instead of %d", n.ID(), n.Quorum, o.Quorum)
 	}
@@ -136,15 +147,23 @@ func (a *adder) rule(o, n *ApprovalRule) {
 
 func (a *adder) connection(o, n *Connection) {
 	id := n.ID()
+	if o == nil {
+		a.say("%s is new: whatever names it reaches %s", id, n.reach())
+		o = &Connection{Hosts: n.Hosts, Owner: n.Owner, Process: n.Process, Zone: n.Zone, Tier: n.Tier, Address: n.Address, Roots: n.Roots,
+			Provider: n.Provider, TTL: n.TTL, Allow: n.Allow} // the sentences tell all of these; what follows tells the rest
+		for _, asked := range n.Allow {
+			a.say("%s may be asked %s", id, asked)
+		}
+	}
 	for _, h := range missing(n.Hosts, o.Hosts) {
 		a.say("%s gains host %s", id, h)
 	}
 	for _, f := range []struct{ field, before, after string }{
 		{"owner", o.Owner, n.Owner}, {"process", o.Process, n.Process}, {"zone", o.Zone, n.Zone}, {"address", o.Address, n.Address},
-		{"roots", o.Roots, n.Roots}, {"provider", o.Provider.text(), n.Provider.text()},
+		{"roots", o.rootsDigest(), n.rootsDigest()}, {"provider", o.Provider.text(), n.Provider.text()},
 	} {
 		if f.before != f.after {
-			a.say("%s: its %s changes, and with it who is trusted", id, f.field)
+			a.say("%s: its %s changes from %s to %s, and with it who is trusted", id, f.field, cmp.Or(f.before, "none"), cmp.Or(f.after, "none"))
 		}
 	}
 	if n.Tier != o.Tier && (o.Tier != TierStandard || n.Tier != TierPrivileged) {
@@ -162,6 +181,30 @@ func (a *adder) connection(o, n *Connection) {
 	if !narrows(o.Allow, n.Allow) {
 		a.say("%s: what it may be asked (allow) is not only narrowed", id)
 	}
+}
+
+// reach says by value where a connection leads and what it takes there.
+func (c *Connection) reach() string {
+	where := strings.Join(c.Hosts, ", ")
+	if c.Address != "" {
+		where += " at " + c.Address
+	}
+	if c.Roots != "" {
+		where += " under roots " + c.rootsDigest()
+	}
+	s := fmt.Sprintf("%s (zone %s, owner %s", where, c.Zone, c.Owner)
+	if c.Process != "" {
+		s += ", process " + c.Process
+	}
+	return s + fmt.Sprintf("), with %s for %s in the %s tier", c.Provider.text(), FormatDuration(c.TTL), c.Tier)
+}
+
+// rootsDigest names roots in one line; empty for the system's.
+func (c *Connection) rootsDigest() string {
+	if c.Roots == "" {
+		return ""
+	}
+	return action.Digest([]byte(c.Roots))
 }
 
 func (p Provider) text() string {

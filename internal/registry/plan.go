@@ -52,6 +52,9 @@ type Line struct {
 	Verb   string
 	ID     ID
 	Detail string
+	// Before and After are the canonical bodies, nil where the resource is absent, so that signers can be shown by value what they
+	// grant. They are the state's own: do not write to them.
+	Before, After []byte
 }
 
 // Privilege is one thing that a process gains or loses.
@@ -229,7 +232,7 @@ func (p *planner) ungranted(after *State, grants []grant) {
 
 func (p *planner) lines(after *State) {
 	for _, id := range slices.SortedFunc(maps.Keys(p.verbs), CompareIDs) {
-		l := Line{Verb: p.verbs[id], ID: id}
+		l := Line{Verb: p.verbs[id], ID: id, Before: p.now.stored[id].Body, After: after.stored[id].Body}
 		switch {
 		case id.Kind == KindPolicy && l.Verb != VerbUnchanged:
 			l.Detail = policyDetail(p.now, after, id)

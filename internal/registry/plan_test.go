@@ -316,10 +316,15 @@ func TestAddsPrivilege(t *testing.T) {
 		{"task that may repeat", run("1.3.0", twice, pays), "task timesheets may read"},
 
 		{"host gained", hr("hosts", `["https://hr.example.com","https://hr2.example.com"]`), "gains host https://hr2.example.com"},
+		{"connection new", hr("name", `"other"`, "address", `"10.0.0.9:443"`, "provider", `{"jwt":{"audience":"other"}}`),
+			"Connection other is new: whatever names it reaches https://hr.example.com at 10.0.0.9:443 (zone internal"},
+		{"connection new that may be asked nothing", hr("name", `"other"`, "allow", `[]`), "Connection other is new"},
+		{"connection new says what it may be asked", hr("name", `"other"`), "Connection other may be asked GET /v1/timesheets/{month}"},
+		{"connection new with scopes", hr("name", `"other"`, "grants", `{"scopes":["a"]}`), "Connection other grants scope a"},
 		{"zone", bank("zone", `"internal"`), "its zone changes"},
 		{"owner", hr("owner", `"group:treasury"`), "its owner changes"},
 		{"process", hr("process", `"payroll"`), "its process changes"},
-		{"address", hr("address", `"10.0.0.1:443"`), "its address changes"},
+		{"address", hr("address", `"10.0.0.1:443"`), "its address changes from none to 10.0.0.1:443"},
 		{"audience", hr("provider", `{"jwt":{"audience":"other"}}`), "its provider changes"},
 		{"plaintext", hr("plaintext", `true`), "in the clear"},
 		{"tier lowered", bank("tier", `"standard"`), "moves from tier privileged to standard"},
@@ -356,7 +361,7 @@ func TestAddsPrivilege(t *testing.T) {
 		{"expires shorter", body(KindApprovalRule, ruleBody, `"4h"`, `"3h"`), ""},
 		{"attempts more", body(KindApprovalRule, ruleBody, `"quorum":2`, `"quorum":2,"attempts":2`), "covers 2 attempts"},
 		{"rule moved", body(KindApprovalRule, ruleBody, `"process":"payroll",`, ``), "passes from process"},
-		{"rule new", body(KindApprovalRule, ruleBody, `"name":"treasury"`, `"name":"other"`), ""},
+		{"rule new", body(KindApprovalRule, ruleBody, `"name":"treasury"`, `"name":"other"`), "ApprovalRule other is new: whatever asks for it is approved by 2 of group:treasury"},
 
 		{"person new", Change{Apply: []Resource{resource(KindPerson, personBody("cy", nil))}}, "Person cy is new"},
 		{"person removed", Change{Remove: []ID{{KindPerson, "ben"}}}, ""},
@@ -366,6 +371,7 @@ func TestAddsPrivilege(t *testing.T) {
 		{"key gained", ana([]string{"treasury"}, keyLine(t, 0), keyLine(t, 2)), "gains SSH key SHA256:"},
 		{"key lost", ana([]string{"treasury"}), ""},
 		{"key's comment", ana([]string{"treasury"}, keyLine(t, 0)+"-renamed"), ""},
+		{"group new with a member", Change{Apply: []Resource{resource(KindGroup, `{"kind":"Group","name":"new"}`), resource(KindPerson, personBody("ana", []string{"treasury", "new"}, keyLine(t, 0)))}}, "joins group new"},
 		{"group new", Change{Apply: []Resource{resource(KindGroup, `{"kind":"Group","name":"new"}`)}}, ""},
 
 		{"runner new", body(KindRunner, runnerBody, `"r1"`, `"r2"`), "Runner r2 is new"},
@@ -374,6 +380,7 @@ func TestAddsPrivilege(t *testing.T) {
 		{"runner's zone", body(KindRunner, runnerBody, `["internal"]`, `["internal","production"]`), "may reach zone production"},
 		{"runner with less", body(KindRunner, runnerBody, `["internal"]`, `[]`), ""},
 
+		{"process new", body(KindProcess, processBody, `"payroll"`, `"other"`), "Process other is new: group:people-ops may start and read it"},
 		{"process's owner", body(KindProcess, processBody, "people-ops", "treasury"), "passes from group:people-ops"},
 		{"process's criticality lowered", body(KindProcess, processBody, "high", "low"), "falls from criticality"},
 		{"process's criticality raised", body(KindProcess, processBody, "high", "critical"), ""},
@@ -386,6 +393,54 @@ func TestAddsPrivilege(t *testing.T) {
 				t.Errorf("adds %q, want %q", got, c.want)
 			}
 		})
+	}
+}
+
+// TestTakenAwayAndMadeAnew: whatever may be taken away without a second person must not come back without one, by whatever steps it
+// went: open runs use it by name.
+func TestTakenAwayAndMadeAnew(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		removed []ID
+		again   []Resource
+		want    string
+	}{
+		{"connection", []ID{{KindWorkflow, "payroll/pay-run@1.2.0"}, {KindConnection, "bank"}},
+			[]Resource{resource(KindConnection, bankBody("process", `"payroll"`, "address", `"10.6.6.6:443"`))}, "at 10.6.6.6:443"},
+		{"workflow", []ID{{KindWorkflow, "payroll/pay-run@1.2.0"}}, []Resource{definition(t, "payroll", "pay-run", "1.2.0", pays)}, "task transfer may write"},
+		{"runner", []ID{{KindRunner, "r1"}}, []Resource{resource(KindRunner, runnerBody)}, "Runner r1 is new"},
+		{"person", []ID{{KindPerson, "ana"}}, []Resource{resource(KindPerson, personBody("ana", []string{"treasury"}, keyLine(t, 2)))}, "joins group treasury"},
+		{"process", []ID{{KindWorkflow, "payroll/pay-run@1.2.0"}, {KindPolicy, "payroll/policy"}, {KindApprovalRule, "treasury"}, {KindConnection, "bank"}, {KindProcess, "payroll"}},
+			[]Resource{resource(KindProcess, strings.Replace(processBody, "people-ops", "contractors", 1))}, "group:contractors may start"},
+		{"rule", []ID{{KindPolicy, "payroll/policy"}, {KindApprovalRule, "treasury"}},
+			[]Resource{resource(KindApprovalRule, strings.Replace(ruleBody, `"quorum":2`, `"quorum":1`, 1))}, "by 1 of group:treasury"},
+		{"permit", []ID{{KindPolicy, "payroll/policy"}}, []Resource{policyFile("payroll/policy", payrollPolicy)}, "policy pays permits"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, without := mustPlan(t, hub(t), Change{Remove: c.removed})
+			if p, _ := mustPlan(t, without, Change{Apply: c.again}); !strings.Contains(strings.Join(p.Adds, "\n"), c.want) {
+				t.Errorf("adds %q, want %q", p.Adds, c.want)
+			}
+		})
+	}
+}
+
+// TestLinesShowBodies: signers see what they grant by value.
+func TestLinesShowBodies(t *testing.T) {
+	s := hub(t)
+	p, after := mustPlan(t, s, Change{
+		Apply:  []Resource{resource(KindConnection, hrBody("ttl", `"1m"`)), resource(KindGroup, `{"kind":"Group","name":"new"}`), resource(KindGroup, `{"kind":"Group","name":"treasury"}`)},
+		Remove: []ID{{KindRunner, "r1"}},
+	})
+	if len(p.Changes) != 4 {
+		t.Fatal(p.Changes)
+	}
+	for _, l := range p.Changes {
+		before, was := s.Get(l.ID)
+		next, is := after.Get(l.ID)
+		if string(l.Before) != string(before.Body) || string(l.After) != string(next.Body) || (l.Before != nil) != was || (l.After != nil) != is {
+			t.Errorf("%s: before %s, after %s", l.ID, l.Before, l.After)
+		}
 	}
 }
 
