@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"mime"
 	"net/url"
 	"slices"
 	"strconv"
@@ -240,11 +239,13 @@ func at(tree any, pointer string) (any, error) {
 	return tree, nil
 }
 
-// CheckContentType refuses a body that was read as JSON under another name: form decoders and JSON decoders find different values in
-// the same bytes. value is the request's content-type, empty when it has none.
+// CheckContentType refuses a body that was read as JSON under another name, or in another charset: form decoders, and decoders of
+// UTF-7 or UTF-16, find different values in the same bytes. So there are two spellings, and no other parameter and no other type
+// passes. value is the request's content-type, empty when it has none.
 func CheckContentType(value string) error {
-	if kind, _, err := mime.ParseMediaType(value); err != nil || kind != "application/json" {
-		return fmt.Errorf("content-type %q: the body is checked as JSON and must be sent as application/json", value)
+	switch strings.ToLower(value) {
+	case "application/json", "application/json; charset=utf-8":
+		return nil
 	}
-	return nil
+	return fmt.Errorf("content-type %q: the body is checked as JSON in UTF-8 and must be sent as application/json, which may say ; charset=utf-8 and nothing else", value)
 }

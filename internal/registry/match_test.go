@@ -133,6 +133,12 @@ func TestFacts(t *testing.T) {
 func TestCheckContentType(t *testing.T) {
 	for value, ok := range map[string]bool{
 		"application/json": true, "application/json; charset=utf-8": true, "Application/JSON": true,
+		"application/json; charset=UTF-8": true,
+		"application/json;charset=utf-8":  false, "application/json;  charset=utf-8": false, "application/json; charset=\"utf-8\"": false,
+		"application/json; charset=utf-7": false, "application/json; charset=utf-16": false, "application/json; charset=utf-8; charset=utf-16": false,
+		"application/json; profile=x": false, "application/json;": false, " application/json": false, "application/json ": false,
+		"application/vnd.api+json": false, "application/problem+json": false, "application/json, text/plain": false,
+		"applicat\u0131on/json": false, "application/\u017fson": false, // what folds to ASCII elsewhere does not here
 		"application/x-www-form-urlencoded": false, "text/plain, application/json": false, "": false, "application/jsonp": false,
 	} {
 		if err := CheckContentType(value); (err == nil) != ok {
