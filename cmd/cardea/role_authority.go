@@ -120,14 +120,17 @@ func followBundle(ctx context.Context, h *role.Host, a *authority.Authority) err
 	}
 }
 
+// maxLease is enough for a permit, or for what was done under one: a runner sends no bodies of actions.
+const maxLease = 1 << 20
+
 func serveAuthority(h *role.Host, c *role.AuthorityConfig, a *authority.Authority) error {
 	options := role.HandlerOptions()
 	_, enroll := cardeav1connect.NewEnrollHandler(authority.EnrollService{Authority: a}, options...)
-	if err := h.ServeJoiners(c.ListenEnroll, role.Mount{Service: cardeav1connect.EnrollName, Handler: enroll}); err != nil {
+	if err := h.ServeJoiners(c.ListenEnroll, role.Mount{Service: cardeav1connect.EnrollName, Handler: enroll, MaxBody: role.SmallBody}); err != nil {
 		return err
 	}
 	_, ids := cardeav1connect.NewIdentityHandler(authority.IdentityService{Authority: a}, options...)
-	if err := h.Serve(c.ListenIdentity, role.Mount{Service: cardeav1connect.IdentityName, Handler: ids}); err != nil {
+	if err := h.Serve(c.ListenIdentity, role.Mount{Service: cardeav1connect.IdentityName, Handler: ids, MaxBody: role.SmallBody}); err != nil {
 		return err
 	}
 	_, decide := cardeav1connect.NewDecideHandler(authority.DecideService{Authority: a}, options...)
@@ -135,7 +138,7 @@ func serveAuthority(h *role.Host, c *role.AuthorityConfig, a *authority.Authorit
 		return err
 	}
 	_, lease := cardeav1connect.NewLeaseHandler(authority.LeaseService{Authority: a}, options...)
-	if err := h.Serve(c.ListenLease, role.Mount{Service: cardeav1connect.LeaseName, Handler: lease}); err != nil {
+	if err := h.Serve(c.ListenLease, role.Mount{Service: cardeav1connect.LeaseName, Handler: lease, MaxBody: maxLease}); err != nil {
 		return err
 	}
 	_, control := cardeav1connect.NewControlHandler(authority.ControlService{Authority: a}, options...)

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
+	"unicode"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
@@ -20,9 +22,29 @@ type Refusal struct {
 	Listener string
 	// Procedure is empty when the handshake itself was refused.
 	Procedure string
-	// Peer is the SPIFFE id as presented; unproven unless Reason is wrong-role or banned.
-	Peer   string
+	// Peer is who it is; empty unless Proven. What was merely presented is for the log: whoever records refusals by peer would let
+	// anybody make a record of any name, and as many as there are names.
+	Peer string
+	// Proven: the handshake that this request came over has shown an SVID of a role root and its key.
+	Proven bool
 	Reason identity.Reason
+}
+
+// Exhausted is the reason when a bound that many callers share was met, not one of the caller's own.
+const Exhausted identity.Reason = "exhausted"
+
+// maxWord bounds what a refusal quotes; the longest procedure is far below.
+const maxWord = 256
+
+// clean makes a word of the caller's fit for logs and records.
+func clean(s string) string {
+	s = strings.Map(func(c rune) rune {
+		if unicode.IsPrint(c) {
+			return c
+		}
+		return -1
+	}, s[:min(len(s), maxWord)])
+	return strings.ToValidUTF8(s, "")
 }
 
 // RefusalFunc records a refusal. It is called on the request's path and must not block for long. An attacker chooses how often.
@@ -84,7 +106,11 @@ func Admit(service protoreflect.ServiceDescriptor, onRefusal RefusalFunc) func(h
 				reason = identity.Missing
 			}
 			if onRefusal != nil {
-				onRefusal(Refusal{Procedure: r.URL.Path, Peer: peer.ID.String(), Reason: reason})
+				refusal := Refusal{Procedure: r.URL.Path, Proven: known, Reason: reason}
+				if known {
+					refusal.Peer = peer.ID.String()
+				}
+				onRefusal(refusal)
 			}
 			refuse(w, r, connect.CodePermissionDenied, fmt.Errorf("%s is not for this caller", service.Name()))
 		})

@@ -19,6 +19,7 @@ import (
 type calls struct {
 	mu      sync.Mutex
 	open    int
+	most    int
 	streams map[*stream]struct{}
 	closing bool
 	idle    chan struct{} // closed when closing and nothing is open
@@ -31,22 +32,32 @@ type stream struct {
 	rc     *http.ResponseController
 }
 
-func newCalls() *calls {
-	return &calls{streams: map[*stream]struct{}{}, idle: make(chan struct{})}
+// What enter says, and the caller is told.
+var (
+	errStopping = errors.New("the role is stopping")
+	errBusy     = errors.New("too many calls at once; try again in a moment")
+)
+
+// newCalls are at most most at a time.
+func newCalls(most int) *calls {
+	return &calls{most: most, streams: map[*stream]struct{}{}, idle: make(chan struct{})}
 }
 
-// enter counts a call; false once the role drains. st is nil for a unary call.
-func (c *calls) enter(st *stream) bool {
+// enter counts a call. st is nil for a unary call.
+func (c *calls) enter(st *stream) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closing {
-		return false
+	switch {
+	case c.closing:
+		return errStopping
+	case c.open >= c.most:
+		return errBusy
 	}
 	c.open++
 	if st != nil {
 		c.streams[st] = struct{}{}
 	}
-	return true
+	return nil
 }
 
 func (c *calls) leave(st *stream) {
@@ -95,24 +106,30 @@ func (st *stream) cut() {
 	_ = st.rc.SetWriteDeadline(end)
 }
 
-func stopping(w http.ResponseWriter, r *http.Request) {
-	refuse(w, r, connect.CodeUnavailable, errors.New("the role is stopping"))
+// turnAway answers a call that was not let in, and returns why.
+func turnAway(w http.ResponseWriter, r *http.Request, why error) error {
+	code := connect.CodeUnavailable
+	if errors.Is(why, errBusy) {
+		code = connect.CodeResourceExhausted
+	}
+	refuse(w, r, code, why)
+	return why
 }
 
-// unary serves one call that must end soon.
-func (c *calls) unary(w http.ResponseWriter, r *http.Request, h http.Handler) {
-	if !c.enter(nil) {
-		stopping(w, r)
-		return
+// unary serves one call that must end soon. It returns an error for one that was not let in.
+func (c *calls) unary(w http.ResponseWriter, r *http.Request, h http.Handler) error {
+	if err := c.enter(nil); err != nil {
+		return turnAway(w, r, err)
 	}
 	defer c.leave(nil)
 	ctx, cancel := context.WithTimeout(r.Context(), writeTimeout)
 	defer cancel()
 	h.ServeHTTP(w, r.WithContext(ctx))
+	return nil
 }
 
-// stream serves one call that lasts. Its handler must return when its context ends.
-func (c *calls) stream(w http.ResponseWriter, r *http.Request, h http.Handler) {
+// stream serves one call that lasts. Its handler must return when its context ends. It returns an error for one that was not let in.
+func (c *calls) stream(w http.ResponseWriter, r *http.Request, h http.Handler) error {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	var end time.Time
@@ -123,23 +140,26 @@ func (c *calls) stream(w http.ResponseWriter, r *http.Request, h http.Handler) {
 	// A unary call's deadlines do not fit; what remains is the end of the caller's SVID: the stream is reset then, which ends its context.
 	if err := errors.Join(st.rc.SetReadDeadline(end), st.rc.SetWriteDeadline(end)); err != nil {
 		refuse(w, r, connect.CodeInternal, errors.New("this connection cannot carry streams"))
-		return
+		return nil
 	}
-	if !c.enter(st) {
-		stopping(w, r)
-		return
+	if err := c.enter(st); err != nil {
+		return turnAway(w, r, err)
 	}
 	defer c.leave(st)
 	h.ServeHTTP(w, r.WithContext(ctx))
+	return nil
 }
 
-// wrap is for a listener without services of its own: what streams is told by the content type of Connect's protocol.
-func (c *calls) wrap(h http.Handler) http.Handler {
+// wrap is for a listener without services of its own: what streams is told by the content type of Connect's protocol. full is told of
+// each call beyond the bound.
+func (c *calls) wrap(h http.Handler, full func()) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		serve := c.unary
 		if strings.HasPrefix(r.Header.Get("Content-Type"), "application/connect+") {
-			c.stream(w, r, h)
-			return
+			serve = c.stream
 		}
-		c.unary(w, r, h)
+		if errors.Is(serve(w, r, h), errBusy) {
+			full()
+		}
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"connectrpc.com/connect"
+	"golang.org/x/time/rate"
 
 	cardeav1 "cardea/api/cardea/v1"
 	"cardea/api/cardea/v1/cardeav1connect"
@@ -37,7 +38,7 @@ func TestPanicIsAnAnswer(t *testing.T) {
 	var text bytes.Buffer
 	mux := http.NewServeMux()
 	_, handler := cardeav1connect.NewDecideHandler(failing{}, HandlerOptions()...)
-	g := guarded{anonymous: true, calls: newCalls(), log: slog.New(slog.NewTextHandler(&text, nil))}
+	g := guarded{joiners: rate.NewLimiter(rate.Inf, 1), calls: newCalls(1), held: newBudget(1<<20, nil), log: slog.New(slog.NewTextHandler(&text, nil))}
 	if err := g.mount(mux, Mount{Service: string(service.FullName()), Handler: handler}); err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
 
+	cardeav1 "cardea/api/cardea/v1"
 	"cardea/internal/identity"
 )
 
@@ -30,9 +33,11 @@ type Host struct {
 
 	onRefusal []RefusalFunc
 	servers   []*server
-	workers   []worker
-	stops     []worker
-	draining  chan struct{}
+	// held is what all listeners' requests may take of memory.
+	held     *semaphore.Weighted
+	workers  []worker
+	stops    []worker
+	draining chan struct{}
 }
 
 type worker struct {
@@ -72,23 +77,44 @@ func (h *Host) OnStop(name string, stop func(context.Context) error) {
 // Serve binds addr and serves the services to callers with an SVID, each to the caller that its descriptor names.
 func (h *Host) Serve(addr string, mounts ...Mount) error {
 	record := h.recorder(addr)
+	// VerifyConnection comes before the proof that the peer has the key of what it presents: nobody is proven yet.
 	conf := h.source.ServerTLS(func(reason, peer string) {
 		record(Refusal{Peer: peer, Reason: identity.Reason(reason)})
 	})
-	return h.serve(addr, conf, guarded{source: h.source, onRefusal: record}, mounts)
+	g := guarded{source: h.source, onRefusal: record, held: newBudget(listenerBudget, h.held)}
+	return h.serve(addr, boundsFor(mounts), conf, g, mounts)
 }
 
-// ServeJoiners is Serve for Enroll, whose callers have no SVID yet.
+// boundsFor are those of the one peer that speaks for many, if it is let in here.
+func boundsFor(mounts []Mount) bounds {
+	for _, m := range mounts {
+		service, err := ServiceByName(m.Service)
+		if err != nil {
+			continue // mount says so
+		}
+		if caller, _ := CallerOf(service); caller == cardeav1.Caller_CALLER_CONSOLE {
+			return consoleBounds()
+		}
+	}
+	return peerBounds()
+}
+
+// joinsPerSecond is far above what a hub needs: each role joins once.
+const joinsPerSecond = 50
+
+// ServeJoiners is Serve for Enroll, whose callers have no SVID yet: everything that they get is small.
 func (h *Host) ServeJoiners(addr string, mounts ...Mount) error {
-	return h.serve(addr, h.source.ServerTLSWithoutClientSVID(), guarded{source: h.source, onRefusal: h.recorder(addr), anonymous: true}, mounts)
+	g := guarded{source: h.source, onRefusal: h.recorder(addr), held: newBudget(joinersBudget, nil), joiners: rate.NewLimiter(joinsPerSecond, 2*joinsPerSecond)}
+	return h.serve(addr, joinerBounds(), h.source.ServerTLSWithoutClientSVID(), g, mounts)
 }
 
-func (h *Host) serve(addr string, conf *tls.Config, g guarded, mounts []Mount) error {
-	mux := http.NewServeMux()
-	s, err := newServer(addr, conf, mux, h.log)
+func (h *Host) serve(addr string, b bounds, conf *tls.Config, g guarded, mounts []Mount) error {
+	ln, err := openGate(addr, b, func() { g.onRefusal(Refusal{Reason: Exhausted}) })
 	if err != nil {
 		return err
 	}
+	mux := http.NewServeMux()
+	s := newServer(ln, conf, mux, h.log)
 	g.calls, g.log = s.calls, h.log
 	for _, m := range mounts {
 		if err := g.mount(mux, m); err != nil {
@@ -102,20 +128,23 @@ func (h *Host) serve(addr string, conf *tls.Config, g guarded, mounts []Mount) e
 // ServePeople binds addr for people's clients: TLS with the role's SVID, no SVID asked of them. The handler has its own
 // limits; connContext may be nil. When the role drains, unary calls are waited for and streams (Connect's content type) end.
 func (h *Host) ServePeople(addr string, handler http.Handler, connContext func(context.Context, net.Conn) context.Context) error {
-	return h.serveRaw(addr, h.source.ServerTLSWithoutClientSVID(), handler, connContext)
+	return h.serveRaw(addr, peopleBounds(), h.source.ServerTLSWithoutClientSVID(), handler, connContext)
 }
 
 // ServePublic binds addr for anybody, in plain HTTP: for the origin.
 func (h *Host) ServePublic(addr string, handler http.Handler) error {
-	return h.serveRaw(addr, nil, handler, nil)
+	return h.serveRaw(addr, publicBounds(), nil, handler, nil)
 }
 
-func (h *Host) serveRaw(addr string, conf *tls.Config, handler http.Handler, connContext func(context.Context, net.Conn) context.Context) error {
-	s, err := newServer(addr, conf, nil, h.log)
+func (h *Host) serveRaw(addr string, b bounds, conf *tls.Config, handler http.Handler, connContext func(context.Context, net.Conn) context.Context) error {
+	record := h.recorder(addr)
+	full := func() { record(Refusal{Reason: Exhausted}) }
+	ln, err := openGate(addr, b, full)
 	if err != nil {
 		return err
 	}
-	s.http.Handler, s.http.ConnContext = s.calls.wrap(handler), connContext
+	s := newServer(ln, conf, nil, h.log)
+	s.http.Handler, s.http.ConnContext = s.calls.wrap(handler, full), connContext
 	h.servers = append(h.servers, s)
 	return nil
 }
@@ -125,12 +154,21 @@ func (h *Host) Dial(addr, roleName string) *http.Client {
 	return Dial(addr, h.source.ClientTLS(identity.WantRole(roleName)))
 }
 
-// recorder counts, logs and passes on the refusals of one listener.
+// recorder counts, logs and passes on the refusals of one listener. Only a peer that is proven is passed on.
 func (h *Host) recorder(addr string) RefusalFunc {
+	said := &rate.Sometimes{First: 20, Interval: time.Second}
 	return func(r Refusal) {
-		r.Listener = addr
+		r.Listener, r.Procedure = clean(addr), clean(r.Procedure)
+		if !r.Proven {
+			r.Peer = clean(r.Peer)
+		}
 		h.refusals.WithLabelValues(string(r.Reason)).Inc()
-		h.log.Warn("refused a caller", "listener", r.Listener, "procedure", r.Procedure, "peer", r.Peer, "reason", r.Reason)
+		said.Do(func() { // callers choose how often they are refused; the metrics have the number
+			h.log.Warn("refused a caller", "listener", r.Listener, "procedure", r.Procedure, "peer", r.Peer, "proven", r.Proven, "reason", r.Reason)
+		})
+		if !r.Proven {
+			r.Peer = ""
+		}
 		for _, f := range h.onRefusal {
 			f(r)
 		}

@@ -15,6 +15,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/dynamicpb"
 
@@ -59,9 +60,11 @@ func (r *refusals) take() []Refusal {
 	return list
 }
 
-// matrix is a server per service, on a socket of its own, and the callers to try on it.
+// matrix is a server per service, on a listener of its own, and the callers to try on it.
 type matrix struct {
-	t     *testing.T
+	t *testing.T
+	// network is unix or tcp.
+	network string
 	dir   string
 	ca    *identity.CA
 	trust identity.Bundle
@@ -82,7 +85,7 @@ func newMatrix(t *testing.T) *matrix {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &matrix{t: t, dir: shortDir(t), ca: ca, trust: trust, got: &refusals{}}
+	return &matrix{t: t, network: "unix", dir: shortDir(t), ca: ca, trust: trust, got: &refusals{}}
 }
 
 func callerID(t *testing.T, caller string) spiffeid.ID {
@@ -100,24 +103,28 @@ func callerID(t *testing.T, caller string) spiffeid.ID {
 func (m *matrix) serve(service protoreflect.ServiceDescriptor, h http.Handler) string {
 	m.t.Helper()
 	source := newSource(m.t, m.ca, callerID(m.t, Authority), time.Hour, time.Now, m.trust)
-	addr := "unix:" + filepath.Join(m.dir, string(service.Name())+".sock")
-	conf := source.ServerTLS(func(reason, peer string) { m.got.record(Refusal{Peer: peer, Reason: identity.Reason(reason)}) })
-	g := guarded{source: source, onRefusal: m.got.record}
-	if service.FullName() == cardeav1connect.EnrollName {
-		conf, g.anonymous = source.ServerTLSWithoutClientSVID(), true
+	addr, b := "unix:"+filepath.Join(m.dir, string(service.Name())+".sock"), peerBounds()
+	if m.network == "tcp" {
+		addr = "tcp:127.0.0.1:0"
 	}
-	mux := http.NewServeMux()
-	s, err := newServer(addr, conf, mux, discardLog())
+	conf := source.ServerTLS(func(reason, peer string) { m.got.record(Refusal{Peer: peer, Reason: identity.Reason(reason)}) })
+	g := guarded{source: source, onRefusal: m.got.record, held: newBudget(listenerBudget, nil)}
+	if service.FullName() == cardeav1connect.EnrollName {
+		conf, b, g.joiners = source.ServerTLSWithoutClientSVID(), joinerBounds(), rate.NewLimiter(rate.Inf, 1)
+	}
+	ln, err := openGate(addr, b, nil)
 	if err != nil {
 		m.t.Fatal(err)
 	}
+	mux := http.NewServeMux()
+	s := newServer(ln, conf, mux, discardLog())
 	g.calls = s.calls
 	if err := g.mount(mux, Mount{Service: string(service.FullName()), Handler: h}); err != nil {
 		m.t.Fatal(err)
 	}
 	go s.serve()
 	m.t.Cleanup(func() { s.http.Close() })
-	return addr
+	return s.bound
 }
 
 // call makes one call of any shape and returns its error.
@@ -152,7 +159,14 @@ func call(ctx context.Context, web *http.Client, method protoreflect.MethodDescr
 
 // TestMatrix tries every method of every service with every kind of caller, over real sockets and handshakes.
 func TestMatrix(t *testing.T) {
+	for _, network := range []string{"unix", "tcp"} {
+		t.Run(network, func(t *testing.T) { tryMatrix(t, network) })
+	}
+}
+
+func tryMatrix(t *testing.T, network string) {
 	m := newMatrix(t)
+	m.network = network
 	handlers := unimplemented()
 	cells := Matrix()
 	for _, service := range Services() {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
 
 	"cardea/api/cardea/v1/cardeav1connect"
@@ -82,6 +83,7 @@ func newHost(spec Spec, logTo io.Writer) (*Host, error) {
 	}
 	h := &Host{
 		log: log, clock: time.Now, conf: spec.Config, admin: &admin{}, draining: make(chan struct{}),
+		held:    semaphore.NewWeighted(roleBudget),
 		metrics: prometheus.NewRegistry(),
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "cardea_refused_callers_total", Help: "Callers that were turned away before their request was read, by reason.",
@@ -136,10 +138,11 @@ func watchParent(fd int, gone func()) error {
 // run is the life of the role, from the first socket to the last; confine is called when all listeners are bound.
 func (h *Host) run(ctx context.Context, spec Spec, confine func() error) (err error) {
 	c := h.conf.common()
-	adminServer, err := newServer(c.Admin, nil, h.admin.handler(h.metrics), h.log)
+	adminGate, err := openGate(c.Admin, publicBounds(), nil)
 	if err != nil {
 		return err
 	}
+	adminServer := newServer(adminGate, nil, h.admin.handler(h.metrics), h.log)
 	go func() {
 		if err := adminServer.serve(); err != nil {
 			h.log.Error("the admin listener failed", "error", err)
@@ -235,7 +238,7 @@ func (h *Host) work(ctx context.Context) error {
 	}
 	h.admin.started.Store(true)
 	h.notify("READY=1")
-	h.log.Info("serving")
+	h.log.Info("serving", "at", h.addresses())
 	var failure error
 	select {
 	case <-ctx.Done():
@@ -244,6 +247,15 @@ func (h *Host) work(ctx context.Context) error {
 		h.log.Error("stopping", "because", failure)
 	}
 	return errors.Join(failure, h.drain(stopWork, &workers))
+}
+
+// addresses are where the role listens.
+func (h *Host) addresses() []string {
+	var list []string
+	for _, s := range h.servers {
+		list = append(list, s.bound)
+	}
+	return list
 }
 
 // drain ends in order: no new work, listeners, workers. What has not ended by the deadline is cut.

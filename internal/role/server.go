@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"golang.org/x/net/netutil"
+	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"cardea/internal/identity"
@@ -23,8 +23,6 @@ const (
 	maxHeader = 32 << 10
 	// DefaultMaxBody bounds one unary request: a batch of intents, each with a body of up to 1 MiB.
 	DefaultMaxBody = 16 << 20
-	// maxConns bounds the connections of one listener; a role uses one per address.
-	maxConns = 1024
 	// readTimeout is how long a unary request's body may take, writeTimeout the whole of it.
 	readTimeout  = 30 * time.Second
 	writeTimeout = 90 * time.Second
@@ -40,7 +38,7 @@ type Mount struct {
 	Service string
 	// Handler is the generated handler, made with HandlerOptions.
 	Handler http.Handler
-	// MaxBody bounds a unary request's body; DefaultMaxBody when 0. Streams are bounded per message by HandlerOptions.
+	// MaxBody bounds a request's body, and each message of a stream; DefaultMaxBody when 0. Joiners never have more than SmallBody.
 	MaxBody int64
 }
 
@@ -62,35 +60,35 @@ func ClientOptions() []connect.ClientOption {
 
 // server is one listener with its HTTP server.
 type server struct {
-	addr  string
+	addr string
+	// bound is addr with the port that the system chose.
+	bound string
 	ln    net.Listener
 	http  *http.Server
 	calls *calls
 }
 
-// newServer binds addr. conf nil means plain HTTP/1.1, for the origin alone.
-func newServer(addr string, conf *tls.Config, h http.Handler, log *slog.Logger) (*server, error) {
-	ln, err := Listen(addr)
-	if err != nil {
-		return nil, err
-	}
+// newServer serves what ln lets in. conf nil means plain HTTP/1.1, for the origin and for probes alone.
+func newServer(ln *gate, conf *tls.Config, h http.Handler, log *slog.Logger) *server {
 	protocols := new(http.Protocols)
 	if conf == nil {
 		protocols.SetHTTP1(true)
 	} else {
 		protocols.SetHTTP2(true)
 	}
-	return &server{addr: addr, ln: netutil.LimitListener(ln, maxConns), http: &http.Server{
+	b := ln.bounds
+	return &server{addr: ln.addr, bound: ln.bound(), ln: ln, http: &http.Server{
 		Handler: h, TLSConfig: conf, Protocols: protocols,
-		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       readTimeout,
+		ReadHeaderTimeout: b.begin, // and the handshake's
+		ReadTimeout:       b.read,
 		WriteTimeout:      writeTimeout,
-		IdleTimeout:       idleTimeout,
+		IdleTimeout:       b.idle,
 		MaxHeaderBytes:    maxHeader,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 1000, SendPingTimeout: pingAfter},
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: b.streams, SendPingTimeout: pingAfter,
+			MaxReceiveBufferPerConnection: b.window, MaxReceiveBufferPerStream: b.window},
 		// Handshakes that failed: what matters of them has been recorded as a Refusal.
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-	}, calls: newCalls()}, nil
+	}, calls: newCalls(b.calls)}
 }
 
 func (s *server) serve() error {
@@ -136,8 +134,10 @@ type guarded struct {
 	onRefusal RefusalFunc
 	calls     *calls
 	log       *slog.Logger
-	// anonymous is for Enroll: its callers have no SVID yet.
-	anonymous bool
+	// held is what requests' bodies may take of memory.
+	held *budget
+	// joiners is for Enroll, whose callers have no SVID yet: how often they may ask. nil elsewhere.
+	joiners *rate.Limiter
 }
 
 func (g guarded) mount(mux *http.ServeMux, m Mount) error {
@@ -152,22 +152,63 @@ func (g guarded) mount(mux *http.ServeMux, m Mount) error {
 	if limit == 0 {
 		limit = DefaultMaxBody
 	}
-	streaming := map[string]bool{}
-	for i := range service.Methods().Len() {
-		method := service.Methods().Get(i)
-		streaming[procedure(method)] = isStream(method)
+	if g.joiners != nil {
+		limit = min(limit, SmallBody)
 	}
-	inner := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if streaming[r.URL.Path] {
-			g.calls.stream(w, r, m.Handler)
-			return
-		}
-		defer g.answerPanic(w, r)
-		r.Body = http.MaxBytesReader(w, r.Body, limit)
-		g.calls.unary(w, r, m.Handler)
-	})
+	methods := map[string]protoreflect.MethodDescriptor{}
+	for i := range service.Methods().Len() {
+		methods[procedure(service.Methods().Get(i))] = service.Methods().Get(i)
+	}
+	inner := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.call(w, r, m.Handler, methods[r.URL.Path], limit) })
 	mux.Handle("/"+m.Service+"/", g.authenticate(Admit(service, g.onRefusal)(inner)))
 	return nil
+}
+
+// call serves one admitted call within its bounds.
+func (g guarded) call(w http.ResponseWriter, r *http.Request, h http.Handler, method protoreflect.MethodDescriptor, limit int64) {
+	if !g.held.room(min(max(r.ContentLength, 0), limit)) { // said at once, not in the middle of the body
+		g.exhausted(r)
+		refuse(w, r, connect.CodeResourceExhausted, errNoRoom)
+		return
+	}
+	body := &heldBody{ReadCloser: r.Body, budget: g.held, full: func() { g.exhausted(r) }}
+	defer body.end()
+	if method.IsStreamingClient() {
+		r.Body = &messages{heldBody: body, limit: limit}
+	} else {
+		body.ReadCloser = http.MaxBytesReader(w, r.Body, limit+prefixOf(method))
+		r.Body = body
+	}
+	serve := g.calls.unary
+	if isStream(method) {
+		serve = g.calls.stream
+	} else {
+		defer g.answerPanic(w, r)
+	}
+	if errors.Is(serve(w, r, h), errBusy) {
+		g.exhausted(r)
+	}
+}
+
+// prefixOf is what comes before the one message of a request that is answered by a stream.
+func prefixOf(m protoreflect.MethodDescriptor) int64 {
+	if m.IsStreamingServer() {
+		return prefixSize
+	}
+	return 0
+}
+
+// exhausted records that a caller met a bound that all share.
+func (g guarded) exhausted(r *http.Request) {
+	if g.onRefusal == nil {
+		return
+	}
+	peer, known := identity.PeerOf(r.Context())
+	refusal := Refusal{Procedure: r.URL.Path, Reason: Exhausted, Proven: known}
+	if known {
+		refusal.Peer = peer.ID.String()
+	}
+	g.onRefusal(refusal)
 }
 
 // answerPanic makes a panic over one request the answer to that request. Left to the server it would reset the stream, which says that
@@ -191,20 +232,33 @@ func isStream(m protoreflect.MethodDescriptor) bool {
 
 // authenticate says whose request it is, anew for each: the connection may have outlived its SVID, or the peer been banned.
 func (g guarded) authenticate(next http.Handler) http.Handler {
-	if g.anonymous {
-		return next
+	if g.joiners != nil {
+		return g.slowly(next)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		peer, err := g.source.CheckPeer(r.TLS)
 		if err != nil {
 			var refused *identity.Refused
 			if errors.As(err, &refused) && g.onRefusal != nil {
-				g.onRefusal(Refusal{Procedure: r.URL.Path, Peer: refused.Peer, Reason: refused.Reason})
+				// The handshake has proven who it is.
+				g.onRefusal(Refusal{Procedure: r.URL.Path, Peer: refused.Peer, Proven: refused.Peer != "", Reason: refused.Reason})
 			}
 			w.Header().Set("Connection", "close") // the next connection may present a better SVID
 			refuse(w, r, connect.CodeUnauthenticated, errors.New("the SVID of this connection is not valid"))
 			return
 		}
 		next.ServeHTTP(w, r.WithContext(identity.ContextWithPeer(r.Context(), peer)))
+	})
+}
+
+// slowly answers joiners no faster than they may ask.
+func (g guarded) slowly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !g.joiners.Allow() {
+			g.exhausted(r)
+			refuse(w, r, connect.CodeResourceExhausted, errNoRoom)
+			return
+		}
+		next.ServeHTTP(w, r)
 	})
 }

@@ -362,13 +362,14 @@ func TestManyCallsShareOneConnection(t *testing.T) {
 	client := cardeav1connect.NewDecideClient(m.client("unix:"+path, Engine), BaseURL, ClientOptions()...)
 	for round := range 2 {
 		mux := http.NewServeMux()
-		s, err := newServer("unix:"+path, source.ServerTLS(nil), mux, discardLog())
+		ln, err := openGate("unix:"+path, peerBounds(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
+		s := newServer(ln, source.ServerTLS(nil), mux, discardLog())
 		counted := &countingListener{Listener: s.ln}
 		s.ln = counted
-		g := guarded{source: source, calls: s.calls}
+		g := guarded{source: source, calls: s.calls, held: newBudget(listenerBudget, nil)}
 		if err := g.mount(mux, Mount{Service: string(service.FullName()), Handler: unimplemented()[cardeav1connect.DecideName]}); err != nil {
 			t.Fatal(err)
 		}
