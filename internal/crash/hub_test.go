@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"connectrpc.com/connect"
-
 	cardeav1 "cardea/api/cardea/v1"
 	"cardea/internal/approval/verify"
 	"cardea/internal/cli"
@@ -34,13 +32,12 @@ const (
 // standard is the runner that does all work here.
 const standard = "runner-standard-1"
 
-// binary is built once: the real one, in which fault points are alive.
+// folder is the test binary's own, for as long as it runs; TestMain makes it.
+var folder string
+
+// built is the real binary, in which fault points are alive: built when the first test needs it.
 var built = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "cardea-crash-*")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "cardea")
+	path := filepath.Join(folder, "cardea")
 	out, err := exec.Command("go", "build", "-tags", "faultpoints", "-o", path, "cardea/cmd/cardea").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build: %w\n%s", err, out)
@@ -49,10 +46,12 @@ var built = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
-	code := m.Run()
-	if path, err := built(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(path))
+	var err error
+	if folder, err = os.MkdirTemp("", "cardea-crash-*"); err != nil {
+		panic(err)
 	}
+	code := m.Run()
+	_ = os.RemoveAll(folder)
 	os.Exit(code)
 }
 
@@ -69,7 +68,7 @@ type hub struct {
 }
 
 // patience bounds every wait. It is for what hangs: nothing here is right or wrong by its speed.
-const patience = 15 * time.Second
+const patience = 60 * time.Second
 
 func newHub(t *testing.T, logLevel string) *hub {
 	t.Helper()
@@ -156,13 +155,13 @@ func (h *hub) cardea(person string, args ...string) (out string, exit int) {
 // apply registers testdata/hub, with its connection bound to the target; bo signs what ana may not grant alone.
 func (h *hub) apply() {
 	h.t.Helper()
-	folder := filepath.Join(h.dir, "crash")
-	if err := os.CopyFS(folder, os.DirFS("testdata/hub")); err != nil {
+	resources := filepath.Join(h.dir, "crash")
+	if err := os.CopyFS(resources, os.DirFS("testdata/hub")); err != nil {
 		h.t.Fatal(err)
 	}
 	binding := fmt.Sprintf("kind: Binding\nname: test\nconnections:\n  target: {address: '%s', rootsFile: target.pem}\n", h.target.Addr())
 	for name, text := range map[string]string{"binding.yaml": binding, "target.pem": h.target.RootsPEM()} {
-		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(resources, name), []byte(text), 0o600); err != nil {
 			h.t.Fatal(err)
 		}
 	}
@@ -263,8 +262,6 @@ func (h *hub) untilOr(what string, ready func() bool, why func() string) {
 		}
 	}
 }
-
-func code(err error) connect.Code { return connect.CodeOf(err) }
 
 // logBuffer keeps what the roles write.
 type logBuffer struct {
