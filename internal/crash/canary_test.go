@@ -274,7 +274,8 @@ func privateKey(text []byte) []byte {
 	}
 	switch k := key.(type) {
 	case *ecdsa.PrivateKey:
-		return k.D.FillBytes(make([]byte, 32))
+		secret, _ := k.Bytes() // fails for curves that are not used here, and is then missed in the count
+		return secret
 	case ed25519.PrivateKey:
 		return k.Seed()
 	case *ed25519.PrivateKey:
