@@ -55,7 +55,27 @@ func (d *differ) tree(s *Statement) any {
 	for _, always := range []string{"id", "nonce", "createdAt", "expiresAt", "replaces"} {
 		delete(m, always)
 	}
+	plan, _ := m["plan"].(map[string]any)
+	changes, _ := plan["changes"].([]any)
+	for _, c := range changes {
+		if c, ok := c.(map[string]any); ok && c["kind"] != kindPolicy {
+			unfold(c, "before")
+			unfold(c, "after")
+		}
+	}
 	return m
+}
+
+// unfold puts the tree in the place of a text that is JSON with one reading.
+func unfold(m map[string]any, key string) {
+	text, ok := m[key].(string)
+	if !ok {
+		return
+	}
+	// A replacement character may stand for different broken escapes, which would then look equal: compare the text.
+	if tree, ok := parseJSON([]byte(text)); ok && !strings.ContainsRune(show(tree), utf8.RuneError) {
+		m[key] = tree
+	}
 }
 
 func (d *differ) actions(before, after []Action) {
@@ -102,11 +122,8 @@ func actionTree(a Action) any {
 		}
 	}
 	h["headers"] = headers
-	if body, ok := h["body"].(string); ok && h["encoding"] == "text" {
-		// A replacement character may stand for different broken escapes, which would then look equal: compare the text.
-		if tree, ok := parseJSON([]byte(body)); ok && !strings.ContainsRune(show(tree), utf8.RuneError) {
-			h["body"] = tree
-		}
+	if h["encoding"] == "text" {
+		unfold(h, "body")
 	}
 	return m
 }

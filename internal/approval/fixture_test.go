@@ -11,6 +11,8 @@ var six = time.Date(2026, 5, 1, 6, 0, 0, 0, time.UTC)
 
 const zeros = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
 
+const ones = "sha256:1111111111111111111111111111111111111111111111111111111111111111"
+
 func payment(t testing.TB, body string) []byte {
 	t.Helper()
 	a := action.Action{Kind: "http", HTTP: &action.HTTP{
@@ -37,7 +39,7 @@ func attempt(t testing.TB, bodies ...string) *Statement {
 		Connections: []Connection{{
 			Name: "bank", Hosts: []string{"https://api.bank.example.com"}, Scopes: []string{"transfers:write"}, Tier: "privileged", Zone: "production",
 			Allow:      []Allow{{Methods: []string{"POST"}, Path: "/v1/transfers", Facts: map[string]string{"amount": "/amount"}}},
-			Credential: "identity token", TTL: "2m",
+			Credential: "identity token", TTL: "2m", Provider: "jwt", Audience: "https://api.bank.example.com", Present: "bearer", Deliver: "egress",
 		}},
 	}
 	for i, b := range bodies {
@@ -52,8 +54,30 @@ func planStatement() *Statement {
 		Rule:     Rule{Name: "four-eyes", Digest: zeros, Approvers: []string{"group:security", "person:zoe"}, Quorum: 1},
 		Policies: []Policy{{ID: "baseline-four-eyes", Digest: zeros}}, Attempts: 1,
 		CreatedAt: At(six), ExpiresAt: At(six.Add(time.Hour)), Nonce: "0123456789abcdef",
-		Plan: &Plan{Digest: zeros, Privileges: []string{"gains  write  bank  POST https://api.bank.example.com/v1/transfers"}},
+		Plan: &Plan{Digest: zeros, Privileges: []string{"gains  write  bank  POST https://api.bank.example.com/v1/transfers"}, Changes: changes()},
 	}
+}
+
+func changes() []Change {
+	const forbid = "@id(\"no-strangers\")\nforbid (principal, action, resource)\nwhen { context.provenance.external };\n"
+	return []Change{
+		{Verb: VerbChanged, Kind: "Connection", Name: "bank", Before: `{"hosts":["https://api.bank.example.com"],"kind":"Connection","tier":"privileged"}`,
+			After: `{"address":"6.6.6.6:443","hosts":["https://api.bank.example.com"],"kind":"Connection","tier":"standard"}`},
+		{Verb: VerbRemoved, Kind: "Person", Name: "zoe", Before: `{"groups":["security"],"kind":"Person","name":"zoe"}`},
+		{Verb: VerbChanged, Kind: kindPolicy, Name: "strangers", Before: forbid, After: ""},
+		{Verb: VerbNew, Kind: kindPolicy, Name: "payroll/pay", After: "@id(\"pay\")\npermit (principal, action, resource);\n"},
+		{Verb: VerbNew, Kind: "Workflow", Name: "payroll/pay-run@1.3.0", After: `{"do":[{"transfer":{"call":"http","with":{"method":"post"}}}],"document":{"dsl":"1.0.0"}}`},
+	}
+}
+
+// moved is an attempt whose connection goes another way than its URL says.
+func moved(t testing.TB) *Statement {
+	s := attempt(t, `{"amount":1}`)
+	c := &s.Connections[0]
+	c.Hosts, c.Address, c.Plaintext, c.Roots = []string{"http://api.bank.example.com"}, "6.6.6.6:443", true, ones
+	c.Allow[0].Query, c.Allow[0].Body = []string{"dry-run", "trace"}, ones
+	c.Allow = append(c.Allow, Allow{Methods: []string{"GET", "HEAD"}, Path: "/v1/{account}", Query: []string{"*"}})
+	return s
 }
 
 func canonical(t testing.TB, s *Statement) []byte {

@@ -49,14 +49,7 @@ func Render(s *Statement, v View) string {
 		p.request(i, len(s.Actions), a)
 	}
 	if s.Plan != nil {
-		p.blank()
-		p.line("", "The change, as it was planned ("+token(s.Plan.Digest)+"):")
-		for _, privilege := range s.Plan.Privileges {
-			p.quoted(privilege)
-		}
-		if len(s.Plan.Privileges) == 0 {
-			p.line("  ", "no privilege is gained or lost")
-		}
+		p.plan(s.Plan)
 	}
 	p.blank()
 	p.line("", "Nothing else can be done with this approval; any change voids it.")
@@ -105,12 +98,17 @@ func fits(text string, room int) int {
 // quoted writes what others wrote, line by line, behind the gutter.
 func (p *page) quoted(text string) {
 	for l := range strings.SplitSeq(text, "\n") {
-		gutter := "  │ "
-		if mixed(l) {
-			gutter = "  ! "
-		}
-		p.wrap(gutter, "  ┊ ", visible(l))
+		p.quote(l, "")
 	}
+}
+
+// quote writes one line behind the gutter and a mark, such as + for a line that is added; where it goes on it keeps the mark.
+func (p *page) quote(l, mark string) {
+	gutter := "  │ "
+	if mixed(l) {
+		gutter = "  ! "
+	}
+	p.wrap(gutter+mark, "  ┊ "+mark, visible(l))
 }
 
 func (p *page) wrap(first, next, text string) {
@@ -211,18 +209,6 @@ func left(until, now time.Time) string {
 		return " (now, or already)"
 	}
 	return fmt.Sprintf(" (in %d h %02d min)", int(d.Hours()), int(d.Minutes())%60)
-}
-
-func (p *page) connection(c Connection) {
-	p.field("connection", fmt.Sprintf("%s at %s, zone %s, tier %s", token(c.Name), tokens(c.Hosts, ", "), token(c.Zone), token(c.Tier)))
-	credential := visible(c.Credential)
-	if len(c.Scopes) > 0 {
-		credential += " with " + tokens(c.Scopes, " ")
-	}
-	p.field("credential", credential+", at most "+token(c.TTL)+" each")
-	for _, a := range c.Allow {
-		p.field("  allows", tokens(a.Methods, ",")+" "+token(a.Path))
-	}
 }
 
 // summary groups requests by method and URL: "37 × POST https://…", in the order in which they first stand.

@@ -48,6 +48,7 @@ func TestRenderGolden(t *testing.T) {
 		"replacing-unknown": {unknown, View{Replaced: replaced}},
 		"loop":              {attempt(t, `{"a":1}`, "plain\ntext", "\x00\xff"), View{}},
 		"plan":              {planStatement(), View{As: []string{"security"}}},
+		"moved":             {moved(t), View{}},
 		"narrow":            {attempt(t, `{"name":"`+strings.Repeat("long ", 30)+`"}`), View{Width: 50}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -182,6 +183,121 @@ func FuzzRender(f *testing.F) {
 		s := attempt(t, body)
 		s.Requester = requester
 		if text := Render(s, View{}); !clean(text) {
+			t.Errorf("not clean: %q", text)
+		}
+	})
+}
+
+// Nothing of a connection or of a change may be left out: whatever differs there reads differently.
+func TestRenderShowsEveryField(t *testing.T) {
+	for _, tt := range []struct {
+		s      *Statement
+		within string
+	}{{full(t), "Connections"}, {fullPlan(), "Plan"}} {
+		before, shown := Render(tt.s, View{}), 0
+		everyField(t, tt.s, func(path string, changed *Statement) {
+			if !strings.HasPrefix(path, tt.within) || boundIn(tt.s).MatchString(path) {
+				return
+			}
+			shown++
+			if Render(changed, View{}) == before {
+				t.Errorf("%s does not show", path)
+			}
+		})
+		if shown == 0 {
+			t.Errorf("no field of %s was tried", tt.within)
+		}
+	}
+}
+
+func TestRenderWarnsOfTheWay(t *testing.T) {
+	got := Render(moved(t), View{})
+	for _, want := range []string{"dialled at 6.6.6.6:443 instead of what its name resolves to", "WITHOUT TLS", "ROOTS       trusts only the certificates with " + ones} {
+		if !strings.Contains(strings.Join(strings.Fields(got), " "), strings.Join(strings.Fields(want), " ")) {
+			t.Errorf("lacks %q:\n%s", want, got)
+		}
+	}
+	if got := Render(attempt(t, "1"), View{}); strings.Contains(got, "dialled") || strings.Contains(got, "TLS") || strings.Contains(got, "ROOTS") {
+		t.Errorf("warns of nothing:\n%s", got)
+	}
+}
+
+// The privileges are what signers must not miss: nothing that an applier wrote comes before them.
+func TestRenderPrivilegesFirst(t *testing.T) {
+	got := Render(planStatement(), View{})
+	if p, c := strings.Index(got, "│ gains  write  bank"), strings.Index(got, "Change 1 of 5"); p < 0 || c < p {
+		t.Errorf("privileges at %d, changes at %d", p, c)
+	}
+	s := planStatement()
+	s.Plan.Changes = nil
+	if got := Render(s, View{}); !strings.Contains(got, "does not stand in it by value") {
+		t.Errorf("a plan without its changes looks whole:\n%s", got)
+	}
+}
+
+func TestRenderChangeCannotBeFaked(t *testing.T) {
+	fake := "\x1b[2J\u202e\n\nChange 2 of 2   new Policy harmless\r  │ + permit\n" + strings.Repeat(" ", 500) + "Nothing else can be done with this approval; any change voids it."
+	for _, c := range []Change{
+		{Verb: VerbNew, Kind: kindPolicy, Name: "p", After: fake},
+		{Verb: VerbChanged, Kind: kindPolicy, Name: "p\nChange 2 of 2", Before: "permit\n" + fake, After: fake},
+		{Verb: VerbRemoved, Kind: "Workflow", Name: "w  w", Before: "[" + show(fake) + "]"},
+	} {
+		s := planStatement()
+		s.Plan.Changes = []Change{c}
+		got := Render(s, View{})
+		if !clean(got) {
+			t.Errorf("not clean: %q", got)
+		}
+		for _, line := range []string{"\nChange ", "\nNothing else "} {
+			if n := strings.Count(got, line); n != 1 {
+				t.Errorf("%q begins %d lines:\n%s", line, n, got)
+			}
+		}
+	}
+}
+
+// A line that goes on says on every row whether it goes or comes.
+func TestRenderKeepsTheMark(t *testing.T) {
+	s := planStatement()
+	s.Plan.Changes = []Change{{Verb: VerbChanged, Kind: kindPolicy, Name: "p", Before: "a\n" + strings.Repeat("b", 150), After: "a\n" + strings.Repeat("c", 150)}}
+	got := Render(s, View{})
+	for _, want := range []string{"\n  │   a\n", "\n  │ - bbb", "\n  ┊ - bbb", "\n  │ + ccc", "\n  ┊ + ccc", "lines gone: 1, added: 1"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("lacks %q:\n%s", want, got)
+		}
+	}
+}
+
+func TestRenderChangeBombs(t *testing.T) {
+	nested := strings.Repeat("[", 30) + strings.TrimSuffix(strings.Repeat("1,", 130_000), ",") + strings.Repeat("]", 30)
+	deep := strings.Repeat("[", 200_000) + strings.Repeat("]", 200_000)
+	lines := func(from rune) string {
+		var b strings.Builder
+		for i := range MaxChange / 4 {
+			b.WriteString(string(from+rune(i%20)) + "\n")
+		}
+		return b.String()
+	}
+	for _, c := range []Change{
+		{Verb: VerbNew, Kind: "Workflow", Name: "w", After: nested},
+		{Verb: VerbChanged, Kind: "Workflow", Name: "w", Before: deep, After: nested},
+		{Verb: VerbChanged, Kind: kindPolicy, Name: "w", Before: lines('a'), After: lines('A')},
+	} {
+		s := planStatement()
+		s.Plan.Changes = []Change{c}
+		if n := len(Render(s, View{})); n > 32<<20 {
+			t.Errorf("a change of %d bytes became %d", len(c.Before)+len(c.After), n)
+		}
+	}
+}
+
+func FuzzRenderChange(f *testing.F) {
+	f.Add("permit;\nforbid;", "permit;\r\n\x1b[2J")
+	f.Add("", "\u202e│ + \n\n")
+	f.Fuzz(func(t *testing.T, before, after string) {
+		s := planStatement()
+		s.Plan.Changes = append(s.Plan.Changes, Change{Verb: VerbChanged, Kind: kindPolicy, Name: after, Before: before, After: after})
+		if text := Render(s, View{}); !clean(text) || strings.Count(text, "\nChange ") != 6 {
 			t.Errorf("not clean: %q", text)
 		}
 	})

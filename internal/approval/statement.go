@@ -34,6 +34,9 @@ const (
 	maxList       = 1000
 	maxText       = 4096
 	maxPrivileges = 5000
+	// MaxChanges and MaxChange bound a plan's changes and the text of each side of one; the registry takes less.
+	MaxChanges = 1000
+	MaxChange  = 512 << 10
 )
 
 // Statement is everything that an approval permits, by value. All of it is signed.
@@ -173,6 +176,9 @@ const (
 	VerbChanged = "changed"
 	VerbRemoved = "removed"
 )
+
+// kindPolicy is the one kind whose text is no JSON.
+const kindPolicy = "Policy"
 
 // Change is what happens to one resource. Before and After are its canonical JSON, or a Policy's text; empty where the
 // resource does not exist.

@@ -13,7 +13,7 @@ import (
 func TestStatementRoundTrip(t *testing.T) {
 	for name, s := range map[string]*Statement{
 		"attempt": attempt(t, `{"amount": 1204.00, "iban": "DE89<&>\u2028"}`), "binary body": attempt(t, "\xff\x00\x1b"),
-		"loop": attempt(t, "1", "2", "3"), "plan": planStatement(),
+		"loop": attempt(t, "1", "2", "3"), "plan": planStatement(), "moved": moved(t), "full": full(t), "full plan": fullPlan(),
 	} {
 		b := canonical(t, s)
 		again, err := Decode(b)
@@ -91,6 +91,16 @@ func TestCanonicalRefuses(t *testing.T) {
 		"finer time":        func(s *Statement) { s.CreatedAt = Instant{six.Add(time.Microsecond)} },
 		"no process":        func(s *Statement) { s.Process = nil },
 		"allows nothing":    func(s *Statement) { s.Connections[0].Allow = nil },
+		"address by name":   func(s *Statement) { s.Connections[0].Address = "bank.example.com:443" },
+		"address, no port":  func(s *Statement) { s.Connections[0].Address = "6.6.6.6:0" },
+		"address otherwise": func(s *Statement) { s.Connections[0].Address = "[0:0::1]:443" },
+		"roots in full":     func(s *Statement) { s.Connections[0].Roots = "-----BEGIN CERTIFICATE-----" },
+		"long audience":     func(s *Statement) { s.Connections[0].Audience = strings.Repeat("a", maxText+1) },
+		"provider no UTF-8": func(s *Statement) { s.Connections[0].Provider = "\xff" },
+		"long present":      func(s *Statement) { s.Connections[0].Present = strings.Repeat("a", maxText+1) },
+		"deliver no UTF-8":  func(s *Statement) { s.Connections[0].Deliver = "\xff" },
+		"empty query":       func(s *Statement) { s.Connections[0].Allow[0].Query = []string{""} },
+		"too much query":    func(s *Statement) { s.Connections[0].Allow[0].Query = make([]string, maxPrivileges+1) },
 	} {
 		s := attempt(t, "1")
 		spoil(s)
@@ -110,17 +120,53 @@ func TestCanonicalRefuses(t *testing.T) {
 	}
 }
 
+func TestChangesRefused(t *testing.T) {
+	text := func(n int) string { return strings.Repeat("a", n) }
+	for name, list := range map[string][]Change{
+		"verb":                {{Verb: "unchanged", Kind: kindPolicy, Name: "p", After: "a"}},
+		"no kind":             {{Verb: VerbNew, Name: "p", After: "{}"}},
+		"no name":             {{Verb: VerbNew, Kind: kindPolicy, After: "a"}},
+		"new with a past":     {{Verb: VerbNew, Kind: kindPolicy, Name: "p", Before: "a", After: "b"}},
+		"removed with future": {{Verb: VerbRemoved, Kind: kindPolicy, Name: "p", Before: "a", After: "b"}},
+		"changed to the same": {{Verb: VerbChanged, Kind: kindPolicy, Name: "p", Before: "a", After: "a"}},
+		"new without a body":  {{Verb: VerbNew, Kind: "Person", Name: "p"}},
+		"removed without":     {{Verb: VerbRemoved, Kind: "Person", Name: "p"}},
+		"changed from none":   {{Verb: VerbChanged, Kind: "Person", Name: "p", After: "{}"}},
+		"not JSON":            {{Verb: VerbNew, Kind: "Person", Name: "p", After: "name: p"}},
+		"not canonical":       {{Verb: VerbNew, Kind: "Person", Name: "p", After: `{"b":1,"a":2}`}},
+		"double keys":         {{Verb: VerbNew, Kind: "Person", Name: "p", After: `{"a":1,"a":2}`}},
+		"not UTF-8":           {{Verb: VerbNew, Kind: kindPolicy, Name: "p", After: "\xff"}},
+		"too long":            {{Verb: VerbNew, Kind: kindPolicy, Name: "p", After: text(MaxChange + 1)}},
+		"twice":               {{Verb: VerbNew, Kind: kindPolicy, Name: "p", After: "a"}, {Verb: VerbNew, Kind: kindPolicy, Name: "p", After: "b"}},
+		"too many":            make([]Change, MaxChanges+1),
+	} {
+		s := planStatement()
+		s.Plan.Changes = list
+		if _, err := s.Canonical(); err == nil {
+			t.Errorf("%s was written", name)
+		}
+	}
+	s := planStatement()
+	s.Plan.Changes = nil
+	for i := range MaxChanges {
+		s.Plan.Changes = append(s.Plan.Changes, Change{Verb: VerbNew, Kind: kindPolicy, Name: "p" + strings.Repeat("x", i), After: "a"})
+	}
+	canonical(t, s)
+}
+
 func FuzzDecode(f *testing.F) {
 	f.Add(canonical(f, attempt(f, `{"amount":1}`, "\xff")))
 	f.Add(canonical(f, planStatement()))
+	f.Add(canonical(f, full(f)))
+	f.Add(canonical(f, fullPlan()))
 	f.Add([]byte(`{"v":1}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s, err := Decode(b)
 		if err != nil {
 			return
 		}
-		again, err := s.Canonical()
-		if err != nil || !bytes.Equal(again, b) {
+		written, err := s.Canonical()
+		if err != nil || !bytes.Equal(written, b) {
 			t.Fatalf("taken but not canonical: %v", err)
 		}
 		if text := Render(s, View{}); !clean(text) {
@@ -128,6 +174,9 @@ func FuzzDecode(f *testing.F) {
 		}
 		if d := Diff(s, s); len(d) != 0 {
 			t.Errorf("differs from itself: %v", d)
+		}
+		if other, err := Decode(b); err != nil || !s.SameMatter(other) {
+			t.Error("is not the matter that it is")
 		}
 	})
 }

@@ -22,11 +22,12 @@ func (s *Statement) validate() error {
 			return err
 		}
 	}
+	if err := optional("replaces", s.Replaces); err != nil {
+		return err
+	}
 	switch {
 	case len(s.Nonce) < 16:
 		return errors.New("nonce has fewer than 16 characters")
-	case len(s.Replaces) > maxText || !utf8.ValidString(s.Replaces):
-		return errors.New("replaces is too long or not UTF-8")
 	case s.Attempts < 1 || s.Attempts > MaxAttempts:
 		return fmt.Errorf("attempts is %d; it must be 1 to %d", s.Attempts, MaxAttempts)
 	case !s.ExpiresAt.After(s.CreatedAt.Time):
@@ -146,76 +147,6 @@ func (s *Statement) validateActions() error {
 	return nil
 }
 
-func (c *Connection) validate() error {
-	for _, f := range []struct{ name, value string }{
-		{"connection", c.Name}, {"tier", c.Tier}, {"zone", c.Zone}, {"credential", c.Credential}, {"ttl", c.TTL},
-	} {
-		if err := required(f.name, f.value); err != nil {
-			return err
-		}
-	}
-	if err := texts("hosts", c.Hosts, 1); err != nil {
-		return err
-	}
-	if err := texts("scopes", c.Scopes, 0); err != nil {
-		return err
-	}
-	if len(c.Allow) == 0 || len(c.Allow) > maxList {
-		return fmt.Errorf("connection %s allows nothing, or too much to list", c.Name)
-	}
-	for _, a := range c.Allow {
-		if err := texts("methods", a.Methods, 1); err != nil {
-			return err
-		}
-		if err := required("path", a.Path); err != nil {
-			return err
-		}
-		if err := a.validateBody(); err != nil {
-			return fmt.Errorf("connection %s: %w", c.Name, err)
-		}
-	}
-	return nil
-}
-
-func (a *Allow) validateBody() error {
-	if a.Body != "" {
-		if err := digest("a body's schema", a.Body); err != nil {
-			return err
-		}
-	}
-	if len(a.Facts) > maxList {
-		return fmt.Errorf("%d facts; at most %d", len(a.Facts), maxList)
-	}
-	for name, pointer := range a.Facts {
-		if err := required("fact", name); err != nil {
-			return err
-		}
-		if len(pointer) > maxText || !utf8.ValidString(pointer) {
-			return fmt.Errorf("the pointer of fact %q is too long or not UTF-8", name)
-		}
-	}
-	return nil
-}
-
-func (s *Statement) validatePlan() error {
-	if s.Plan == nil {
-		return errors.New("a plan's statement holds the plan")
-	}
-	if s.Workflow != nil || s.Task != nil || s.Run != "" || len(s.Actions)+len(s.Connections)+len(s.Iteration) > 0 || s.Visit != 0 {
-		return errors.New("a plan's statement holds nothing of an attempt")
-	}
-	if s.Attempts != 1 {
-		return errors.New("a plan is applied once")
-	}
-	if err := digest("plan", s.Plan.Digest); err != nil {
-		return err
-	}
-	if len(s.Plan.Privileges) > maxPrivileges {
-		return fmt.Errorf("%d privileges; at most %d", len(s.Plan.Privileges), maxPrivileges)
-	}
-	return texts("privileges", s.Plan.Privileges, 0)
-}
-
 func required(name, value string) error {
 	if value == "" || len(value) > maxText || !utf8.ValidString(value) {
 		return fmt.Errorf("%s is missing, longer than %d bytes or not UTF-8", name, maxText)
@@ -241,4 +172,11 @@ func digest(of, d string) error {
 		return fmt.Errorf("the digest of %s is not sha256:<64 hex digits>", of)
 	}
 	return nil
+}
+
+func optional(name, value string) error {
+	if value == "" {
+		return nil
+	}
+	return required(name, value)
 }
