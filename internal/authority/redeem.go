@@ -102,7 +102,9 @@ func (a *Authority) redeemIn(tx store.Tx, s *snapshot, caller identity.Peer, p p
 	if n != 1 {
 		return nil, fmt.Errorf("permit %s is %s: %w", p.ID, row.state, ErrStale)
 	}
-	if _, err := tx.Exec(`UPDATE instances SET redeemed = redeemed + 1, action_digest = $2 WHERE permit = $1`, p.ID, p.Context.Action); err != nil {
+	_, err = tx.Exec(`UPDATE instances SET redeemed = redeemed + 1, action_digest = $2 WHERE id = (SELECT instance FROM permits WHERE id = $1) AND permit = $1`,
+		p.ID, p.Context.Action)
+	if err != nil {
 		return nil, fmt.Errorf("count the permit %s: %w", p.ID, err)
 	}
 	if err := a.exhaustApprovals(tx, row); err != nil {
