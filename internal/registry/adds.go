@@ -67,8 +67,12 @@ func (a *adder) person(o, n *Person) {
 	for _, g := range missing(n.Groups, o.Groups) {
 		a.say("%s joins group %s", n.ID(), g)
 	}
+	had := map[string]bool{}
+	for _, k := range o.keys {
+		had[string(k.Marshal())] = true
+	}
 	for _, k := range n.keys {
-		if !slices.ContainsFunc(o.keys, func(x ssh.PublicKey) bool { return string(x.Marshal()) == string(k.Marshal()) }) {
+		if !had[string(k.Marshal())] {
 			a.say("%s gains SSH key %s", n.ID(), ssh.FingerprintSHA256(k))
 		}
 	}
@@ -312,11 +316,18 @@ func (g grant) within(b grant) bool {
 		g.loopDepth <= b.loopDepth && g.maxAttempts <= b.maxAttempts && (b.repeats || !g.repeats) && g.credential == b.credential
 }
 
-// missing gives what stands in a and not in b.
+// missing gives what stands in a and not in b, in the order of a.
 func missing(a, b []string) []string {
+	if len(a) == 0 {
+		return nil
+	}
+	known := make(map[string]bool, len(b))
+	for _, x := range b {
+		known[x] = true
+	}
 	var out []string
 	for _, x := range a {
-		if !slices.Contains(b, x) {
+		if !known[x] {
 			out = append(out, x)
 		}
 	}

@@ -1,12 +1,12 @@
 package registry
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 
-	"github.com/gowebpki/jcs"
-
 	"cardea/internal/action"
+	"cardea/internal/flow/claims"
 )
 
 // DecodeError lists everything that is wrong with one resource.
@@ -25,23 +25,30 @@ func (e *DecodeError) Error() string {
 
 // Decode reads one resource strictly. The error, a *DecodeError, names each place that is wrong and what would mend it.
 func Decode(kind string, body []byte) (Object, error) {
-	switch kind {
-	case KindWorkflow:
-		return decodeWorkflow(body)
-	case KindPolicy:
+	if kind == KindPolicy {
 		return nil, &DecodeError{ID{Kind: kind}, []string{"is Cedar text, which has no name inside: use DecodePolicy"}}
+	}
+	object, _, err := decode(kind, body)
+	return object, err
+}
+
+// decode also gives what the body's canonical form is made from: bytes that are canonical already, or a tree of bounded size.
+func decode(kind string, body []byte) (Object, any, error) {
+	if kind == KindWorkflow {
+		w, err := decodeWorkflow(body)
+		return w, body, err
 	}
 	read := reader(kind)
 	if read == nil {
-		return nil, &DecodeError{ID{Kind: kind}, []string{unknownKind(kind)}}
+		return nil, nil, &DecodeError{ID{Kind: kind}, []string{unknownKind(kind)}}
 	}
 	return decodeObject(kind, body, read)
 }
 
-func decodeObject(kind string, body []byte, read func(*object, string) Object) (Object, error) {
+func decodeObject(kind string, body []byte, read func(*object, string) Object) (Object, any, error) {
 	tree, err := parseJSON(body, limits{MaxResource, MaxDepth, MaxNodes})
 	if err != nil {
-		return nil, &DecodeError{ID{Kind: kind}, []string{err.Error()}}
+		return nil, nil, &DecodeError{ID{Kind: kind}, []string{err.Error()}}
 	}
 	var problems []string
 	o := newObject(tree, "", &problems)
@@ -55,9 +62,9 @@ func decodeObject(kind string, body []byte, read func(*object, string) Object) (
 	object := read(o, name)
 	o.done()
 	if len(problems) > 0 {
-		return nil, &DecodeError{ID{kind, name}, problems}
+		return nil, nil, &DecodeError{ID{kind, name}, problems}
 	}
-	return object, nil
+	return object, tree, nil
 }
 
 func reader(kind string) func(*object, string) Object {
@@ -98,7 +105,7 @@ func NewResource(kind, name string, body []byte) (Resource, Object, error) {
 		}
 		return Resource{kind, name, body, action.Digest(body)}, p, nil
 	}
-	object, err := Decode(kind, body)
+	object, tree, err := decode(kind, body)
 	if err != nil {
 		return Resource{}, nil, err
 	}
@@ -106,9 +113,48 @@ func NewResource(kind, name string, body []byte) (Resource, Object, error) {
 	if name != "" && name != id.Name {
 		return Resource{}, nil, &DecodeError{ID{kind, name}, []string{fmt.Sprintf("the body says it is called %q", id.Name)}}
 	}
-	canonical, err := jcs.Transform(body)
+	body, err = canonical(tree)
 	if err != nil {
 		return Resource{}, nil, &DecodeError{id, []string{"no canonical form: " + err.Error()}}
 	}
-	return Resource{kind, id.Name, canonical, action.Digest(canonical)}, object, nil
+	return Resource{kind, id.Name, body, action.Digest(body)}, object, nil
+}
+
+// canonical gives the RFC 8785 form of what decode read, in time n log n: transforming the text again would cost the square of its
+// keys, which anybody who may ask for a plan chooses.
+func canonical(tree any) ([]byte, error) {
+	if done, ok := tree.([]byte); ok {
+		return done, nil
+	}
+	doubles, err := withDoubles(tree)
+	if err != nil {
+		return nil, err
+	}
+	return claims.Canonical(doubles)
+}
+
+// withDoubles gives a tree's numbers the only form that RFC 8785 knows.
+func withDoubles(tree any) (any, error) {
+	var err error
+	switch v := tree.(type) {
+	case json.Number:
+		return v.Float64()
+	case []any:
+		out := make([]any, len(v))
+		for i := range v {
+			if out[i], err = withDoubles(v[i]); err != nil {
+				return nil, err
+			}
+		}
+		return out, nil
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for key := range v {
+			if out[key], err = withDoubles(v[key]); err != nil {
+				return nil, err
+			}
+		}
+		return out, nil
+	}
+	return tree, nil
 }

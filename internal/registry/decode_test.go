@@ -3,11 +3,13 @@ package registry
 import (
 	"crypto/ed25519"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/gowebpki/jcs"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -231,6 +233,54 @@ func TestFormatDuration(t *testing.T) {
 		if got := FormatDuration(d); got != want {
 			t.Errorf("%v: %s", d, got)
 		}
+	}
+}
+
+// TestCanonical: the canonical form is that of another implementation of RFC 8785.
+func TestCanonical(t *testing.T) {
+	for _, text := range []string{
+		`{}`, `{"b":1,"a":[true,false,null,{}],"":""}`, `{"n":[0,-0,1.0,1e3,1E-7,0.1,123456789012345678901234567890,5e-64,-1.5e21,9007199254740993]}`,
+		"{\"\u20ac\":1,\"\\r\":2,\"\ufb33\":3,\"1\":4,\"\U0001f600\":5,\"\u0080\":6,\"\u00f6\":7}", `{"s":"\u001f\u007f\u2028\"\\\/\b\f\n\r\t<>&"}`, `{"b":{"b":1,"a":2},"a b":"é"}`,
+	} {
+		agreesWithJCS(t, text)
+	}
+}
+
+func agreesWithJCS(t *testing.T, text string) {
+	t.Helper()
+	tree, err := parseJSON([]byte(text), limits{MaxResource, MaxDepth, MaxNodes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := canonical(tree)
+	want, wantErr := jcs.Transform([]byte(text))
+	if err != nil || wantErr != nil || string(got) != string(want) {
+		t.Errorf("%s\n%s (%v)\nwant\n%s (%v)", text, got, err, want, wantErr)
+	}
+}
+
+func FuzzCanonical(f *testing.F) {
+	f.Add(`{"b":[1e3,"x"],"a":{"\u00e9":null}}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		if tree, err := parseJSON([]byte(text), limits{4096, MaxDepth, MaxNodes}); err == nil {
+			if _, object := tree.(map[string]any); object {
+				agreesWithJCS(t, text)
+			}
+		}
+	})
+}
+
+// TestFewProblems: an answer is bounded whatever it answers.
+func TestFewProblems(t *testing.T) {
+	var body strings.Builder
+	body.WriteString(`{"kind":"Group","name":"a"`)
+	for i := range 10_000 {
+		fmt.Fprintf(&body, `,"x%d":0`, i)
+	}
+	_, err := Decode(KindGroup, []byte(body.String()+"}"))
+	var refused *DecodeError
+	if !errors.As(err, &refused) || len(refused.Problems) != maxProblems {
+		t.Errorf("%.200v", err)
 	}
 }
 

@@ -185,7 +185,13 @@ func newObject(v any, at string, problems *[]string) *object {
 	return o
 }
 
+// maxProblems is how many are told of one body: enough to mend it by, and no answer is dearer than what it answers.
+const maxProblems = 50
+
 func (o *object) bad(field, format string, args ...any) {
+	if len(*o.problems) >= maxProblems {
+		return
+	}
 	at := o.at
 	if field != "" {
 		at += "/" + field
@@ -262,6 +268,7 @@ func (o *object) list(field string, required bool) []any {
 // texts reads a list of distinct strings that each satisfy check.
 func (o *object) texts(field string, required bool, check func(string) error) []string {
 	var out []string
+	seen := map[string]bool{}
 	for i, v := range o.list(field, required) {
 		at := fmt.Sprintf("%s/%d", field, i)
 		s, ok := v.(string)
@@ -273,10 +280,11 @@ func (o *object) texts(field string, required bool, check func(string) error) []
 			o.bad(at, "%v", err)
 			continue
 		}
-		if slices.Contains(out, s) {
+		if seen[s] {
 			o.bad(at, "%q stands twice", s)
 			continue
 		}
+		seen[s] = true
 		out = append(out, s)
 	}
 	return out

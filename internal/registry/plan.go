@@ -8,9 +8,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gowebpki/jcs"
-
 	"cardea/internal/action"
+	"cardea/internal/flow/claims"
 )
 
 // Change is what a person asks for. By and At are stamped on what it puts in force; they are no part of the plan's digest.
@@ -339,29 +338,20 @@ const ZoneProduction = "production"
 
 // digest is over canonical JSON of the state that the plan starts from and of every resource it names, by content.
 func (p *planner) digest(after *State) (string, error) {
-	type entry struct {
-		Kind   string `json:"kind"`
-		Name   string `json:"name"`
-		Digest string `json:"digest"`
-	}
-	doc := struct {
-		V      int     `json:"v"`
-		From   string  `json:"from"`
-		Apply  []entry `json:"apply"`
-		Remove []entry `json:"remove"`
-	}{V: 1, From: p.now.digest, Apply: []entry{}, Remove: []entry{}}
+	doc := map[string]any{"v": 1.0, "from": p.now.digest}
+	apply, remove := []any{}, []any{}
 	for _, l := range p.plan.Changes {
+		entry := map[string]any{"kind": l.ID.Kind, "name": l.ID.Name}
 		if l.Verb == VerbRemoved {
-			doc.Remove = append(doc.Remove, entry{l.ID.Kind, l.ID.Name, p.now.stored[l.ID].Digest})
+			entry["digest"] = p.now.stored[l.ID].Digest
+			remove = append(remove, entry)
 			continue
 		}
-		doc.Apply = append(doc.Apply, entry{l.ID.Kind, l.ID.Name, after.stored[l.ID].Digest})
+		entry["digest"] = after.stored[l.ID].Digest
+		apply = append(apply, entry)
 	}
-	raw, err := json.Marshal(doc)
-	if err != nil {
-		return "", err
-	}
-	canonical, err := jcs.Transform(raw)
+	doc["apply"], doc["remove"] = apply, remove
+	canonical, err := claims.Canonical(doc)
 	if err != nil {
 		return "", err
 	}
