@@ -44,6 +44,11 @@ func (c *counts) Checkpoint([]byte) {}
 // stopped.
 func (b *bench) count(ctx context.Context, w *world) (counts, error) {
 	c, err := b.readLedger(ctx, w)
+	for _, name := range w.tree.Names() {
+		if n := w.tree.Starts(name); n != 1 {
+			err = errors.Join(err, fmt.Errorf("%s was started %d times: the figures are of a hub that fell and got up", name, n))
+		}
+	}
 	stats, stopErr := w.target.stop()
 	c.accepted, c.requests = stats.Accepted, stats.Requests
 	return c, errors.Join(err, stopErr)
