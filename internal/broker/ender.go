@@ -40,7 +40,7 @@ const (
 	// parallel is how many targets are asked at the same time.
 	parallel = 16
 	// idle is the longest sleep: what was added without a Wake is found by then.
-	idle = 10 * time.Second
+	idle = time.Second
 	// coalesce lets leases that expire within a moment of each other end in one commit.
 	coalesce = 50 * time.Millisecond
 	// retryLeast and retryMost bound the backoff of a failing revocation, so that a target that comes back is met soon.

@@ -194,8 +194,9 @@ func (d *demo) tamper(ctx context.Context) error {
 	if err := d.tree.WaitReady(ctx); err != nil {
 		return err
 	}
-	if r, err := d.cardea(ctx, ana, "run", "cancel", run, "--reason", "the engine was taken"); err != nil || r.exit != exitOK {
-		return errors.Join(err, fmt.Errorf("the run could not be cancelled: %s", r.out))
+	d.page.say("The engine is back in our hands, and asks for the genuine payment. bo's refusal has ended the matter all the same:")
+	if r, err := d.show(ctx, ana, exitDenied, "run", "watch", run); err != nil || !strings.Contains(r.out, "refused by bo") {
+		return errors.Join(err, errors.New("the run was not denied by bo's refusal"))
 	}
 	if n := d.bank.Stats().Transfers; n != 1 {
 		return fmt.Errorf("the bank has %d transfers, not 1", n)

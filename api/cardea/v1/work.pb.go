@@ -103,7 +103,7 @@ type isSessionRequest_Message interface {
 }
 
 type SessionRequest_Credit struct {
-	// How many more tasks the runner will take. The first message of a session.
+	// How many more tasks the runner will take. A session begins with a Started for each attempt that the runner has, then its Credit.
 	Credit *Credit `protobuf:"bytes,1,opt,name=credit,proto3,oneof"`
 }
 
