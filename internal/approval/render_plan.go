@@ -17,7 +17,7 @@ func (p *page) plan(plan *Plan) {
 	if len(plan.Privileges) == 0 {
 		p.line("  ", "no privilege is gained or lost")
 	}
-	if len(plan.Changes) == 0 {
+	if len(plan.Changes) == 0 { // never for a decoded statement; told rather than hidden
 		p.line("  ", "what it changes does not stand in it by value")
 	}
 	for i, c := range plan.Changes {

@@ -166,8 +166,8 @@ type Plan struct {
 	Digest string `json:"digest"`
 	// Privileges are the lines that the planner was shown, such as "gains  write  bank  POST https://…".
 	Privileges []string `json:"privileges,omitempty"`
-	// Changes are the resources that change, by value.
-	Changes []Change `json:"changes,omitempty"`
+	// Changes are the resources that change, by value; a plan without any is refused.
+	Changes []Change `json:"changes"`
 }
 
 // Verbs of a Change.

@@ -123,6 +123,7 @@ func TestCanonicalRefuses(t *testing.T) {
 func TestChangesRefused(t *testing.T) {
 	text := func(n int) string { return strings.Repeat("a", n) }
 	for name, list := range map[string][]Change{
+		"none":                nil,
 		"verb":                {{Verb: "unchanged", Kind: kindPolicy, Name: "p", After: "a"}},
 		"no kind":             {{Verb: VerbNew, Name: "p", After: "{}"}},
 		"no name":             {{Verb: VerbNew, Kind: kindPolicy, After: "a"}},

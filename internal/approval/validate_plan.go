@@ -28,8 +28,8 @@ func (p *Plan) validate() error {
 	if err := texts("privileges", p.Privileges, 0); err != nil {
 		return err
 	}
-	if len(p.Changes) > MaxChanges {
-		return fmt.Errorf("%d changes; at most %d may stand in it", len(p.Changes), MaxChanges)
+	if len(p.Changes) == 0 || len(p.Changes) > MaxChanges {
+		return fmt.Errorf("%d changes; 1 to %d may stand in it", len(p.Changes), MaxChanges)
 	}
 	seen := make(map[[2]string]bool, len(p.Changes))
 	for i := range p.Changes {
