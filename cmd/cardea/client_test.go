@@ -280,7 +280,7 @@ func (s *session) asks(change func(*cardeav1.Approval)) *cardeav1.SignRequest {
 		Policies: []approval.Policy{{ID: "p", Digest: digest}}, Attempts: 1, CreatedAt: approval.At(time.Now()), ExpiresAt: approval.At(time.Now().Add(time.Hour)), Nonce: "AAAAAAAAAAAAAAAAAAAAAA",
 		Process: &approval.Process{Name: "payroll", Owner: "group:people"}, Workflow: &approval.Workflow{Ref: "payroll/pay-run", Version: "1.0.0", Digest: digest},
 		Run: "run_1", Task: &approval.Task{Pointer: "/do/0/pay", Name: "pay"}, Actions: []approval.Action{approval.NewAction(canonical, "key")},
-		Connections: []approval.Connection{{Name: "bank", Hosts: []string{"https://api.bank.example.com"}, Allow: []approval.Allow{{Methods: []string{"POST"}, Path: "/v1/transfers"}}, Tier: "privileged", Zone: "production", Credential: "identity token", TTL: "2m"}},
+		Connections: []approval.Connection{{Name: "bank", Hosts: []string{"https://api.bank.example.com"}, Allow: []approval.Allow{{Methods: []string{"POST"}, Path: "/v1/transfers"}}, Tier: "privileged", Zone: "production", Credential: "identity token", TTL: "2m", Provider: "jwt", Present: "bearer", Deliver: "egress"}},
 	}
 	text, err := st.Canonical()
 	if err != nil {

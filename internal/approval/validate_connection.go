@@ -9,17 +9,14 @@ import (
 func (c *Connection) validate() error {
 	for _, f := range []struct{ name, value string }{
 		{"connection", c.Name}, {"tier", c.Tier}, {"zone", c.Zone}, {"credential", c.Credential}, {"ttl", c.TTL},
+		{"provider", c.Provider}, {"present", c.Present}, {"deliver", c.Deliver},
 	} {
 		if err := required(f.name, f.value); err != nil {
 			return err
 		}
 	}
-	for _, f := range []struct{ name, value string }{
-		{"provider", c.Provider}, {"audience", c.Audience}, {"present", c.Present}, {"deliver", c.Deliver},
-	} {
-		if err := optional(f.name, f.value); err != nil {
-			return err
-		}
+	if err := optional("audience", c.Audience); err != nil {
+		return err
 	}
 	if err := c.validateWay(); err != nil {
 		return fmt.Errorf("connection %s: %w", c.Name, err)

@@ -174,7 +174,7 @@ func pendingApproval(t *testing.T, key ed25519.PrivateKey) *cardeav1.Approval {
 		Workflow: &approval.Workflow{Ref: "payroll/pay-run", Version: "1.2.0", Digest: digest}, Run: "run_01jd7k",
 		Task:        &approval.Task{Pointer: "/do/2/transfer/do/0/one", Name: "transfer/one"},
 		Actions:     []approval.Action{approval.NewAction(canonical, "key-1")},
-		Connections: []approval.Connection{{Name: "bank", Hosts: []string{"https://api.bank.example.com"}, Allow: []approval.Allow{{Methods: []string{"POST"}, Path: "/v1/transfers"}}, Scopes: []string{"transfers:write"}, Tier: "privileged", Zone: "production", Credential: "identity token", TTL: "2m"}},
+		Connections: []approval.Connection{{Name: "bank", Hosts: []string{"https://api.bank.example.com"}, Allow: []approval.Allow{{Methods: []string{"POST"}, Path: "/v1/transfers"}}, Scopes: []string{"transfers:write"}, Tier: "privileged", Zone: "production", Credential: "identity token", TTL: "2m", Provider: "jwt", Present: "bearer", Deliver: "egress"}},
 	}
 	text, err := s.Canonical()
 	if err != nil {
