@@ -17,6 +17,7 @@ import (
 type adder struct {
 	now, after *State
 	reasons    []string
+	held       map[string]string // what holdingBack found
 }
 
 func (a *adder) say(format string, args ...any) {
@@ -77,20 +78,24 @@ func (a *adder) person(o, n *Person) {
 		}
 	}
 	for _, g := range missing(o.Groups, n.Groups) {
-		if id := a.forbidNaming(fmt.Sprintf("Group::%q", g)); id != "" {
+		if id := a.holdingBack()[g]; id != "" {
 			a.say("%s leaves group %s, which policy %s holds back", n.ID(), g, id)
 		}
 	}
 }
 
-// forbidNaming finds a forbid whose text mentions an entity: leaving such a group can set somebody free.
-func (a *adder) forbidNaming(entity string) string {
+// holdingBack gives the groups that a forbid names, each with the first that does: leaving such a group can set somebody free.
+func (a *adder) holdingBack() map[string]string {
+	if a.held != nil {
+		return a.held
+	}
+	a.held = map[string]string{}
 	for _, id := range a.after.policies.IDs() {
-		if text, _, _ := a.after.policies.Text(id); strings.Contains(text, entity) && a.after.statement(id).forbid {
-			return id
+		for _, g := range a.after.statements[id].groups {
+			a.held[g] = cmp.Or(a.held[g], id)
 		}
 	}
-	return ""
+	return a.held
 }
 
 func (a *adder) runner(o, n *Runner) {
@@ -273,12 +278,12 @@ func (a *adder) policies() {
 		case existed && before == digest:
 		case existed:
 			a.say("policy %s reads differently", id)
-		case !a.after.statement(id).forbid:
+		case !a.after.statements[id].forbid:
 			a.say("policy %s permits something new", id)
 		}
 	}
 	for _, id := range a.now.policies.IDs() {
-		if _, _, stays := a.after.policies.Text(id); !stays && a.now.statement(id).forbid {
+		if _, _, stays := a.after.policies.Text(id); !stays && a.now.statements[id].forbid {
 			a.say("policy %s no longer forbids", id)
 		}
 	}
@@ -286,9 +291,18 @@ func (a *adder) policies() {
 
 // unshared finds connections that strangers' runs may use because they are no longer shared.
 func (a *adder) unshared() {
+	reached := map[string]bool{} // by strangers
 	for _, n := range all[*Connection](a.after, KindConnection) {
+		if !a.now.Shared(n.Name) || a.after.Shared(n.Name) {
+			continue
+		}
 		users := a.after.UsedBy(n.Name)
-		if a.now.Shared(n.Name) && !a.after.Shared(n.Name) && slices.ContainsFunc(users, a.after.strangersCanStart) {
+		for _, process := range users {
+			if _, known := reached[process]; !known {
+				reached[process] = a.after.strangersCanStart(process)
+			}
+		}
+		if slices.ContainsFunc(users, func(process string) bool { return reached[process] }) {
 			a.say("%s is no longer shared, so that runs which strangers start may use it", n.ID())
 		}
 	}
@@ -311,8 +325,9 @@ func (a *adder) grants(before, after []grant) {
 // within reports whether a grant allows nothing that b did not.
 func (g grant) within(b grant) bool {
 	tier := g.tier == b.tier || b.tier == TierStandard && g.tier == TierPrivileged
-	return tier && g.ttl <= b.ttl && len(missing(g.scopes, b.scopes)) == 0 && len(missing(g.permits, b.permits)) == 0 &&
-		len(missing(b.approvals, g.approvals)) == 0 && len(missing(b.gates, g.gates)) == 0 &&
+	return tier && g.ttl <= b.ttl && len(missing(g.scopes, b.scopes)) == 0 &&
+		(slices.Equal(g.permits, b.permits) || len(missing(g.permits, b.permits)) == 0) &&
+		(slices.Equal(g.approvals, b.approvals) || len(missing(b.approvals, g.approvals)) == 0) && len(missing(b.gates, g.gates)) == 0 &&
 		g.loopDepth <= b.loopDepth && g.maxAttempts <= b.maxAttempts && (b.repeats || !g.repeats) && g.credential == b.credential
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"cardea/internal/action"
 	"cardea/internal/flow/claims"
 	"cardea/internal/policy"
 )
@@ -25,23 +26,94 @@ type grant struct {
 	loopDepth, maxAttempts     int
 	repeats                    bool
 	gates                      []string
+
+	key, line string // name everything that limits the grant, and what people are shown of it
 }
 
-// grants lists what every version of every workflow may do, in a fixed order, each once.
-func (s *State) grants() []grant {
+// versionGrants are what one version of a workflow may do. States share them by pointer as long as nothing changes that they hang on.
+type versionGrants struct {
+	title string
+	list  []grant
+}
+
+// allGrants gives what every version of every workflow may do. The first call decides, and takes from before, which may be nil, what
+// hangs on nothing that has changed since; so a plan pays for what it changes and not for what there is.
+func (s *State) allGrants(before *State) map[ID]*versionGrants {
+	s.granting.Do(func() {
+		var known map[ID]*versionGrants
+		if before != nil && s.policies == before.policies && slices.Equal(all[*ApprovalRule](s, KindApprovalRule), all[*ApprovalRule](before, KindApprovalRule)) {
+			known = before.allGrants(nil)
+		}
+		s.granted = map[ID]*versionGrants{}
+		for _, w := range all[*Workflow](s, KindWorkflow) {
+			v := known[w.ID()]
+			if v == nil || !s.sameGround(before, w) {
+				v = s.versionGrants(w)
+			}
+			s.granted[w.ID()] = v
+		}
+	})
+	return s.granted
+}
+
+// sameGround reports whether a version, its process and its connections are what they were. Objects that do not change are shared.
+func (s *State) sameGround(before *State, w *Workflow) bool {
+	same := func(kind, name string) bool { return s.objects[ID{kind, name}] == before.objects[ID{kind, name}] }
+	if !same(KindWorkflow, w.ID().Name) || !same(KindProcess, w.Process) {
+		return false
+	}
+	for _, t := range w.Tasks {
+		for _, name := range t.Connections {
+			if !same(KindConnection, name) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (s *State) versionGrants(w *Workflow) *versionGrants {
+	s.evaluated += s.comparisons(w)
+	v := &versionGrants{title: w.Title()}
+	for _, t := range w.Tasks {
+		for _, g := range s.taskGrants(w, t) {
+			v.list = append(v.list, g.sealed())
+		}
+	}
+	return v
+}
+
+// grants gives what those workflows may do of which some version's grants change, before and after: in a fixed order, each once.
+func (p *planner) grants(after *State) (before, next []grant) {
+	was := p.now.allGrants(nil)
+	is := after.allGrants(p.now)
+	moved := map[string]bool{}
+	for id, v := range was {
+		moved[v.title] = moved[v.title] || is[id] != v
+	}
+	for id, v := range is {
+		moved[v.title] = moved[v.title] || was[id] != v
+	}
+	return collect(was, moved), collect(is, moved)
+}
+
+func collect(versions map[ID]*versionGrants, moved map[string]bool) []grant {
 	var out []grant
-	for _, w := range all[*Workflow](s, KindWorkflow) {
-		for _, t := range w.Tasks {
-			out = append(out, s.taskGrants(w, t)...)
+	for _, v := range versions {
+		if moved[v.title] {
+			out = append(out, v.list...)
 		}
 	}
 	slices.SortFunc(out, func(a, b grant) int {
-		return cmp.Or(
-			cmp.Compare(a.process, b.process), cmp.Compare(a.workflow, b.workflow), comparePointers(a.task, b.task),
-			cmp.Compare(a.connection, b.connection), cmp.Compare(a.key(), b.key()),
-		)
+		if c := cmp.Or(cmp.Compare(a.process, b.process), cmp.Compare(a.workflow, b.workflow)); c != 0 {
+			return c
+		}
+		if c := comparePointers(a.task, b.task); c != 0 {
+			return c
+		}
+		return cmp.Or(cmp.Compare(a.connection, b.connection), cmp.Compare(a.key, b.key))
 	})
-	return slices.CompactFunc(out, func(a, b grant) bool { return a.key() == b.key() })
+	return slices.CompactFunc(out, func(a, b grant) bool { return a.key == b.key })
 }
 
 func (s *State) taskGrants(w *Workflow, t claims.TaskClaim) []grant {
@@ -53,15 +125,15 @@ func (s *State) taskGrants(w *Workflow, t claims.TaskClaim) []grant {
 		}
 		return nil
 	}
+	tier, err := s.TaskTier(t)
+	if err != nil {
+		return nil // no runner can take it
+	}
 	var out []grant
 	for _, name := range t.Connections {
 		n, ok := s.Connection(name)
 		if !ok || !slices.Contains(n.Hosts, t.Origin) || len(n.matching(t)) == 0 {
 			continue
-		}
-		tier, err := s.TaskTier(t)
-		if err != nil {
-			continue // no runner can take it
 		}
 		if g, ok := s.scoped(w, t, "use", s.ConnectionEntity(n)); ok {
 			g.connection, g.ttl, g.tier = n.Name, n.TTL, tier
@@ -73,10 +145,10 @@ func (s *State) taskGrants(w *Workflow, t claims.TaskClaim) []grant {
 }
 
 // scoped asks policy which permits and approvals could bear on a task and a resource.
-func (s *State) scoped(w *Workflow, t claims.TaskClaim, action string, resource policy.Entity) (grant, bool) {
+func (s *State) scoped(w *Workflow, t claims.TaskClaim, verb string, resource policy.Entity) (grant, bool) {
 	task := policy.TaskRef(w.Title(), t.Pointer)
 	m, err := s.policies.Scope(policy.Request{
-		Principal: task, Action: action, Resource: resource.Ref, Entities: []policy.Entity{resource},
+		Principal: task, Action: verb, Resource: resource.Ref, Entities: []policy.Entity{resource},
 	})
 	if err != nil || len(m.Permits) == 0 {
 		return grant{}, false // an error is a denial
@@ -109,7 +181,7 @@ func (s *State) approvalText(l policy.Lift, process string) string {
 	if r.Quorum == 1 {
 		text = fmt.Sprintf("one of %s approves (%s)", strings.Join(r.Approvers, ", "), FormatDuration(r.Expires))
 	}
-	if s.statement(l.ID).conditional {
+	if s.statements[l.ID].conditional {
 		text = "when " + l.ID + " says so: " + text
 	}
 	return text
@@ -123,9 +195,15 @@ func numberWord(n int) string {
 	return strconv.Itoa(n)
 }
 
-// key holds everything that people are shown and everything that limits the grant.
-func (g grant) key() string {
-	return fmt.Sprintf("%#v", []any{g.identity(), g.credentialText(), g.approvalText, g.permits, g.approvals, g.loopDepth, g.maxAttempts, g.repeats, g.gates})
+// sealed names what the grant holds, once, so that comparing two costs nothing however many policies bear on them.
+func (g grant) sealed() grant {
+	g.line = nameOf(g.privilege(false))
+	g.key = nameOf(g.line, g.approvals, g.loopDepth, g.maxAttempts, g.repeats, g.gates)
+	return g
+}
+
+func nameOf(parts ...any) string {
+	return action.Digest(fmt.Appendf(nil, "%#v", parts))
 }
 
 func (g grant) identity() [5]string {
@@ -179,38 +257,35 @@ func comparePointers(a, b string) int {
 	})
 }
 
-// difference tells what was lost, then gained, task by task.
+// difference tells what was lost, then gained, task by task. Two grants that read alike are one line.
 func difference(before, after []grant) []Privilege {
-	keys := func(list []grant) map[string]bool {
+	lines := func(list []grant) map[string]bool {
 		m := map[string]bool{}
 		for _, g := range list {
-			m[g.shown()] = true
+			m[g.line] = true
 		}
 		return m
 	}
-	had, has := keys(before), keys(after)
 	var changed []Privilege
-	seen := map[string]bool{}
-	for _, side := range []struct {
-		grants []grant
-		other  map[string]bool
-		lost   bool
-	}{{before, has, true}, {after, had, false}} {
-		for _, g := range side.grants {
-			if id := fmt.Sprint(side.lost, g.shown()); !side.other[g.shown()] && !seen[id] {
-				seen[id] = true
-				changed = append(changed, g.privilege(side.lost))
+	tell := func(list []grant, other map[string]bool, lost bool) {
+		for _, g := range list {
+			if !other[g.line] {
+				other[g.line] = true // once
+				changed = append(changed, g.privilege(lost))
 			}
 		}
 	}
+	had, has := lines(before), lines(after)
+	tell(before, has, true)
+	tell(after, had, false)
 	slices.SortStableFunc(changed, func(a, b Privilege) int {
-		return cmp.Or(cmp.Compare(a.Workflow, b.Workflow), comparePointers(a.Task, b.Task), cmp.Compare(a.Connection, b.Connection))
+		if c := cmp.Compare(a.Workflow, b.Workflow); c != 0 {
+			return c
+		}
+		return cmp.Or(comparePointers(a.Task, b.Task), cmp.Compare(a.Connection, b.Connection))
 	})
 	return changed
 }
-
-// shown is what a plan's line says of a grant: two that read alike are one line.
-func (g grant) shown() string { return fmt.Sprintf("%#v", g.privilege(false)) }
 
 // The built-in tiers.
 const (

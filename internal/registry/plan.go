@@ -127,14 +127,17 @@ func (p *planner) run() *State {
 		p.plan.Errors = err.(*BuildError).Problems
 		return nil
 	}
+	if !p.affordable(after) {
+		return nil
+	}
 	p.findings(after)
 	p.lines(after)
-	before, grants := p.now.grants(), after.grants()
+	before, grants := p.grants(after)
 	p.ungranted(after, grants)
 	p.plan.Privileges = difference(before, grants)
 	p.plan.Adds = p.adds(after, before, grants)
 	p.plan.Touches = p.touches(after)
-	p.plan.Exposures = p.exposures(after, grants)
+	p.plan.Exposures = p.exposures(after)
 	p.plan.Digest, err = p.digest(after)
 	if err != nil {
 		p.fail("plan digest: %v", err)
@@ -196,11 +199,15 @@ func (p *planner) apply(stored map[ID]Stored, asked Resource) {
 
 // findings become errors when they are about a workflow that this change brings, and warnings when they are new.
 func (p *planner) findings(after *State) {
+	known := map[finding]bool{}
+	for _, f := range p.now.findings {
+		known[f] = true
+	}
 	for _, f := range after.findings {
 		switch {
 		case f.about.Kind == KindWorkflow && p.verbs[f.about] == VerbNew:
 			p.fail("%s", f.text)
-		case !slices.Contains(p.now.findings, f):
+		case !known[f]:
 			p.plan.Warnings = append(p.plan.Warnings, f.text)
 		}
 	}
@@ -295,7 +302,7 @@ func home(o Object) (process string, hub bool) {
 	return "", true
 }
 
-func (p *planner) exposures(after *State, grants []grant) []Exposure {
+func (p *planner) exposures(after *State) []Exposure {
 	concerned := map[string]bool{}
 	for _, process := range p.plan.Touches.Processes {
 		concerned[process] = true
@@ -306,29 +313,28 @@ func (p *planner) exposures(after *State, grants []grant) []Exposure {
 	var out []Exposure
 	for _, name := range sortedKeys(concerned) {
 		if _, ok := after.Process(name); ok {
-			out = append(out, after.exposure(name, grants))
+			out = append(out, after.exposure(name))
 		}
 	}
 	return out
 }
 
-func (s *State) exposure(process string, grants []grant) Exposure {
+func (s *State) exposure(process string) Exposure {
 	e := Exposure{Process: process, StrangersCanStart: s.strangersCanStart(process)}
 	shares := map[string]bool{}
-	for connection, users := range s.usedBy {
-		if slices.Contains(users, process) && s.objects[ID{KindConnection, connection}] != nil {
-			for _, u := range users {
-				if u != process {
-					shares[u] = true
-				}
+	for _, connection := range s.uses[process] {
+		for _, user := range s.usedBy[connection] {
+			if user != process && s.objects[ID{KindConnection, connection}] != nil {
+				shares[user] = true
 			}
 		}
 	}
 	e.SharesWith = sortedKeys(shares)
-	for _, g := range grants {
-		if n, ok := s.Connection(g.connection); ok && g.process == process && n.Zone == ZoneProduction {
-			e.ReachesProduction = true
-		}
+	for _, w := range s.byProcess[process] {
+		e.ReachesProduction = e.ReachesProduction || slices.ContainsFunc(s.granted[w.ID()].list, func(g grant) bool {
+			n, ok := s.Connection(g.connection)
+			return ok && n.Zone == ZoneProduction
+		})
 	}
 	return e
 }

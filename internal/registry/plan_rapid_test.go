@@ -2,6 +2,7 @@ package registry
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -125,6 +126,9 @@ func TestPlanProperties(t *testing.T) {
 		rebuilt, err := Build(b.List(""))
 		if err != nil || rebuilt.Digest() != b.Digest() {
 			rt.Fatalf("what was planned does not build: %v", err)
+		}
+		if !reflect.DeepEqual(rebuilt.allGrants(nil), b.allGrants(nil)) {
+			rt.Fatal("what a plan kept of an earlier state is not what is so")
 		}
 	})
 }

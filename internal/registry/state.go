@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/mod/semver"
@@ -26,8 +27,17 @@ type State struct {
 	byKey    map[string]*Person     // by the key's wire form
 	members  map[string][]string    // group → persons, sorted
 	usedBy   map[string][]string    // connection → processes, sorted
+	uses     map[string][]string    // process → connections, sorted
+
+	byProcess  map[string][]*Workflow
+	statements map[string]statement // by policy id
+	asker      asker
 
 	findings []finding
+
+	granting  sync.Once // guards what follows, which the first plan that needs it computes
+	granted   map[ID]*versionGrants
+	evaluated int // comparisons that granted took, without those that an earlier state had made
 }
 
 // finding is something that does not stop a state but will make an attempt or an approval fail. Plans stop on those of what they
@@ -53,6 +63,7 @@ func build(stored []Stored, before *State) (*State, error) {
 	s := &State{
 		stored: map[ID]Stored{}, objects: map[ID]Object{}, byDigest: map[string]*Workflow{}, byTitle: map[string][]*Workflow{},
 		byKey: map[string]*Person{}, members: map[string][]string{}, usedBy: map[string][]string{},
+		uses: map[string][]string{}, byProcess: map[string][]*Workflow{},
 	}
 	var problems []string
 	for _, r := range stored {
@@ -102,6 +113,7 @@ func (s *State) index() {
 		case *Workflow:
 			s.byDigest[o.Digest] = o
 			s.byTitle[o.Title()] = append(s.byTitle[o.Title()], o)
+			s.byProcess[o.Process] = append(s.byProcess[o.Process], o)
 			for _, c := range o.Connections {
 				s.use(c, o.Process)
 			}
@@ -134,10 +146,16 @@ func newestFirst(a, b *Workflow) int {
 }
 
 func (s *State) use(connection, process string) {
-	if !slices.Contains(s.usedBy[connection], process) {
-		s.usedBy[connection] = append(s.usedBy[connection], process)
-		slices.Sort(s.usedBy[connection])
+	s.usedBy[connection] = insert(s.usedBy[connection], process)
+	s.uses[process] = insert(s.uses[process], connection)
+}
+
+// insert keeps a list sorted and each text in it once.
+func insert(list []string, text string) []string {
+	if i, there := slices.BinarySearch(list, text); !there {
+		list = slices.Insert(list, i, text)
 	}
+	return list
 }
 
 func (s *State) compilePolicies(before *State) []string {
@@ -148,7 +166,7 @@ func (s *State) compilePolicies(before *State) []string {
 		same = same && before.stored[p.ID()].Digest == s.stored[p.ID()].Digest
 	}
 	if same && len(sources) == len(all[*Policy](before, KindPolicy)) {
-		s.policies = before.policies
+		s.policies, s.statements, s.asker = before.policies, before.statements, before.asker
 		return nil
 	}
 	set, err := policy.Compile(sources)
@@ -156,6 +174,8 @@ func (s *State) compilePolicies(before *State) []string {
 		return strings.Split(err.Error(), "\n")
 	}
 	s.policies = set
+	s.statements = s.readStatements(before)
+	s.asker = newAsker(s.statements)
 	return nil
 }
 
