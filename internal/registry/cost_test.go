@@ -58,7 +58,7 @@ func TestPlanIsBounded(t *testing.T) {
 
 // TestBeyondTheLimitOneMayTakeAway: a hub that stands beyond the limit is not stuck there.
 func TestBeyondTheLimitOneMayTakeAway(t *testing.T) {
-	heavy := append(payroll(t), manyTasks(t, "w", 1000), manyPermits("a", 1000), manyPermits("b", 1001))
+	heavy := append(payroll(t), manyTasks(t, "w", 1000), manyPermits("a", 1000), manyPermits("b", 1001), manyPermits("c", 5))
 	var stored []Stored
 	for _, r := range heavy {
 		r, _, err := NewResource(r.Kind, r.Name, r.Body)
@@ -74,9 +74,9 @@ func TestBeyondTheLimitOneMayTakeAway(t *testing.T) {
 	if p, _, err := s.Plan(Change{Apply: []Resource{manyTasks(t, "x", 1)}}); err == nil || p.Digest != "" {
 		t.Error("a hub beyond the limit took more")
 	}
-	p := &planner{now: s, change: Change{Remove: []ID{{KindPolicy, "a"}}}, verbs: map[ID]string{}}
+	p := &planner{now: s, change: Change{Remove: []ID{{KindPolicy, "c"}}}, verbs: map[ID]string{}}
 	after, err := build(p.next(), s)
-	if err != nil || !p.affordable(after) {
+	if err != nil || after.weigh() <= MaxComparisons || !p.affordable(after) {
 		t.Errorf("taking away is refused: %v %v", err, p.plan.Errors)
 	}
 }
@@ -138,6 +138,7 @@ func TestCountsNoComparisonTooFew(t *testing.T) {
 		`principal is Task in Process::"payroll", action == Action::"use", resource in Zone::"production"`:         true,
 		`principal in Process::"p\u{61}yroll", action == Action::"use", resource is Connection`:                    true,
 		`principal in Process::"payroll", action == Action::"reach", resource`:                                     false,
+		`principal is Task in Process::"other", action == Action::"use", resource`:                                 false,
 		`principal in Process::"other", action == Action::"use", resource`:                                         false,
 		`principal == Task::"payroll/pay-run/do/0/timesheets", action == Action::"use", resource`:                  false,
 		`principal is Person, action == Action::"start", resource`:                                                 false,
