@@ -16,7 +16,7 @@ func (b *bench) report(n int, inside []done, before, after sample) {
 	sorted(steps)
 	sorted(runs)
 	length := after.at.Sub(before.at)
-	rate := float64(len(steps)) / length.Seconds()
+	rate := float64(len(runs)*tasks) / length.Seconds()
 	b.figures.set(fmt.Sprintf("governed_steps_per_s_c%d", n), rate)
 	for name, d := range map[string]time.Duration{"governed_step_p50": quantile(steps, .5), "governed_step_p99": quantile(steps, .99),
 		"run_p50": quantile(runs, .5), "run_p99": quantile(runs, .99)} {

@@ -89,7 +89,13 @@ func (b *bench) window(ctx context.Context, w *world, n int, length time.Duratio
 	if len(inside) == 0 {
 		return fmt.Errorf("no run completed in %s with %d at a time", length, n)
 	}
+	if err := l.askSteps(ctx, inside); err != nil {
+		return err
+	}
 	b.report(n, inside, before, after)
+	if refused := l.refused.Load(); refused > 0 {
+		b.say("          the console put %d calls off: a client may not ask more often, so this measures its limit", refused)
+	}
 	if err := b.reportTimings(n, before, after); err != nil {
 		return err
 	}
