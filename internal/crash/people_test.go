@@ -243,7 +243,7 @@ func TestEndToEnd(t *testing.T) {
 	s.want(cli.Usage, "ana", nil, "workflow", "lint", "not-there.yaml")
 	s.want(cli.OK, "ana", nil, "workflow", "lint", "payroll/pay-run.yaml")
 
-	s.want(cli.OK, "ana", []string{"No privilege is added"}, "apply", "--yes", "-f", "hello")
+	s.apply("hello")
 	s.want(cli.OK, "ana", []string{"Hello, Ana!"}, "run", "start", "hello/greet", "--input", `{"name":"Ana"}`, "--wait")
 	bank := s.services()
 	s.apply("payroll", "binding.yaml")

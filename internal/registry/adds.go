@@ -34,7 +34,15 @@ func (p *planner) adds(after *State, before, grants []grant) []string {
 	a.policies()
 	a.unshared()
 	a.grants(before, grants)
+	a.lastPerson()
 	return a.reasons
+}
+
+// lastPerson keeps one of several people from removing the others and then acting as the lone evaluator of a dev hub.
+func (a *adder) lastPerson() {
+	if was, now := len(a.now.List(KindPerson)), len(a.after.List(KindPerson)); was > 1 && now == 1 {
+		a.say("leaves one person on the hub, whom nobody could hold back in dev")
+	}
 }
 
 // resource compares one object with what it was; old is nil for a new one. A new one always adds: were it otherwise, whoever may take

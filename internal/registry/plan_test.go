@@ -364,7 +364,7 @@ func TestAddsPrivilege(t *testing.T) {
 		{"rule new", body(KindApprovalRule, ruleBody, `"name":"treasury"`, `"name":"other"`), "ApprovalRule other is new: whatever asks for it is approved by 2 of group:treasury"},
 
 		{"person new", Change{Apply: []Resource{resource(KindPerson, personBody("cy", nil))}}, "Person cy is new"},
-		{"person removed", Change{Remove: []ID{{KindPerson, "ben"}}}, ""},
+		{"person removed", Change{Remove: []ID{{KindPerson, "ben"}}}, "leaves one person on the hub"},
 		{"group joined", ana([]string{"treasury", "people-ops"}, keyLine(t, 0)), "joins group people-ops"},
 		{"group left", ana(nil, keyLine(t, 0)), ""},
 		{"group left that a forbid holds back", ben([]string{"treasury"}), "leaves group contractors"},

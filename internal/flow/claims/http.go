@@ -135,6 +135,10 @@ func (p *reader) headers(h *HTTP, n *Node) {
 		p.fail(n, "dsl/type", "", "headers must be an object, not %s", article(n.Kind))
 		return
 	}
+	if len(n.Keys) > action.MaxHeaders {
+		p.fail(n, "profile/header", "", "%d headers; at most %d are sent", len(n.Keys), action.MaxHeaders)
+		return
+	}
 	for i, k := range n.Keys {
 		p.header(h, strings.ToLower(k), n.Items[i])
 	}
