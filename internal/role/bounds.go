@@ -25,9 +25,13 @@ type bounds struct {
 	window int
 }
 
+// peerStreams is far more than a role has under way at a time. net/http's client must never have this many that begin at once: they would
+// all wait for each other (with StrictMaxConcurrentRequests, calls that wait to begin count as begun). Memory is bounded by the budget and by calls.
+const peerStreams = 1000
+
 // peerBounds are for roles and runners. Who has no SVID has a connection for as long as the handshake may take.
 func peerBounds() bounds {
-	return bounds{conns: 512, perHost: 128, streams: 250, calls: 4096, begin: 5 * time.Second, read: readTimeout, idle: idleTimeout}
+	return bounds{conns: 512, perHost: 128, streams: peerStreams, calls: 4096, begin: 5 * time.Second, read: readTimeout, idle: idleTimeout}
 }
 
 // consoleBounds are for what the console forwards to: all people's calls and watches come over its one connection, and those that watch
@@ -46,7 +50,7 @@ func joinerBounds() bounds {
 
 // peopleBounds are for people's clients, which come from many addresses and are told apart by the console.
 func peopleBounds() bounds {
-	return bounds{conns: 1024, perHost: 128, streams: 250, calls: 4096, begin: 5 * time.Second, read: readTimeout, idle: 30 * time.Second, window: 256 << 10}
+	return bounds{conns: 1024, perHost: 128, streams: peerStreams, calls: 4096, begin: 5 * time.Second, read: readTimeout, idle: 30 * time.Second, window: 256 << 10}
 }
 
 // publicBounds are for readers of public files, who may all stand behind one proxy.

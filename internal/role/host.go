@@ -81,35 +81,39 @@ func (h *Host) Serve(addr string, mounts ...Mount) error {
 	conf := h.source.ServerTLS(func(reason, peer string) {
 		record(Refusal{Peer: peer, Reason: identity.Reason(reason)})
 	})
-	g := guarded{source: h.source, onRefusal: record, held: newBudget(listenerBudget, h.held)}
-	return h.serve(addr, boundsFor(mounts), conf, g, mounts)
+	return h.serve(addr, conf, h.forPeers(record, mounts), mounts)
 }
 
-// boundsFor are those of the one peer that speaks for many, if it is let in here.
-func boundsFor(mounts []Mount) bounds {
+// forPeers guards what is for callers with an SVID. The one peer that speaks for many has more.
+func (h *Host) forPeers(record RefusalFunc, mounts []Mount) guarded {
+	g := guarded{source: h.source, onRefusal: record, bounds: peerBounds(), held: newBudget(listenerBudget, h.held)}
 	for _, m := range mounts {
 		service, err := ServiceByName(m.Service)
 		if err != nil {
 			continue // mount says so
 		}
 		if caller, _ := CallerOf(service); caller == cardeav1.Caller_CALLER_CONSOLE {
-			return consoleBounds()
+			g.bounds = consoleBounds()
 		}
 	}
-	return peerBounds()
+	return g
+}
+
+// ServeJoiners is Serve for Enroll, whose callers have no SVID yet: everything that they get is small.
+func (h *Host) ServeJoiners(addr string, mounts ...Mount) error {
+	return h.serve(addr, h.source.ServerTLSWithoutClientSVID(), h.forJoiners(h.recorder(addr)), mounts)
 }
 
 // joinsPerSecond is far above what a hub needs: each role joins once.
 const joinsPerSecond = 50
 
-// ServeJoiners is Serve for Enroll, whose callers have no SVID yet: everything that they get is small.
-func (h *Host) ServeJoiners(addr string, mounts ...Mount) error {
-	g := guarded{source: h.source, onRefusal: h.recorder(addr), held: newBudget(joinersBudget, nil), joiners: rate.NewLimiter(joinsPerSecond, 2*joinsPerSecond)}
-	return h.serve(addr, joinerBounds(), h.source.ServerTLSWithoutClientSVID(), g, mounts)
+func (h *Host) forJoiners(record RefusalFunc) guarded {
+	return guarded{source: h.source, onRefusal: record, bounds: joinerBounds(), held: newBudget(joinersBudget, nil),
+		joiners: rate.NewLimiter(joinsPerSecond, 2*joinsPerSecond)}
 }
 
-func (h *Host) serve(addr string, b bounds, conf *tls.Config, g guarded, mounts []Mount) error {
-	ln, err := openGate(addr, b, func() { g.onRefusal(Refusal{Reason: Exhausted}) })
+func (h *Host) serve(addr string, conf *tls.Config, g guarded, mounts []Mount) error {
+	ln, err := openGate(addr, g.bounds, func() { g.onRefusal(Refusal{Reason: Exhausted}) })
 	if err != nil {
 		return err
 	}

@@ -65,10 +65,10 @@ type matrix struct {
 	t *testing.T
 	// network is unix or tcp.
 	network string
-	dir   string
-	ca    *identity.CA
-	trust identity.Bundle
-	got   *refusals
+	dir     string
+	ca      *identity.CA
+	trust   identity.Bundle
+	got     *refusals
 }
 
 func newMatrix(t *testing.T) *matrix {

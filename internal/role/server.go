@@ -134,6 +134,7 @@ type guarded struct {
 	onRefusal RefusalFunc
 	calls     *calls
 	log       *slog.Logger
+	bounds    bounds
 	// held is what requests' bodies may take of memory.
 	held *budget
 	// joiners is for Enroll, whose callers have no SVID yet: how often they may ask. nil elsewhere.
