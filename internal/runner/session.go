@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -26,19 +27,27 @@ var errSlowEngine = errors.New("the engine does not read what it is sent")
 // broke (5 s, durable.Config): who comes later has lost what it holds, and a once action that was done is then in doubt.
 const maxAway = time.Second
 
+// sayAway is how often the log tells that the engine is still away.
+const sayAway = 30 * time.Second
+
 // keepSession connects again and again until ctx ends.
 func (r *Runner) keepSession(ctx context.Context) {
 	wait := newBackoff(maxAway)
+	var said time.Time // zero when the last session lasted
 	for ctx.Err() == nil {
 		begun := time.Now()
 		err := r.converse(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		r.cfg.Log.Warn("the session with the engine ended", "error", err)
 		if time.Since(begun) > wait.limit {
-			wait = newBackoff(maxAway)
+			wait, said = newBackoff(maxAway), time.Time{}
 		}
+		level := slog.LevelDebug
+		if time.Since(said) >= sayAway {
+			level, said = slog.LevelWarn, time.Now()
+		}
+		r.cfg.Log.Log(ctx, level, "the session with the engine ended", "error", err)
 		wait.sleep(ctx)
 	}
 }
