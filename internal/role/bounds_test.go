@@ -232,7 +232,7 @@ func TestCallsAreBounded(t *testing.T) {
 	openWatch(t, client, decide)
 	close(decide.release)
 	if _, err := client.EndRun(t.Context(), &cardeav1.EndRunRequest{}); connect.CodeOf(err) != connect.CodeResourceExhausted {
-		t.Errorf("a call beyond the bound: %v", err)
+		t.Fatalf("a call beyond the bound: %v", err)
 	}
 	want := Refusal{Listener: hub.sock("decide2"), Procedure: cardeav1connect.DecideEndRunProcedure, Peer: callerID(t, Engine).String(), Proven: true, Reason: Exhausted}
 	if got := <-hub.refusals; got != want {
