@@ -30,7 +30,7 @@ func (a *Authority) ProvePerson(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 16<<20))
 		if err != nil {
-			http.Error(w, "the request is too large", http.StatusRequestEntityTooLarge)
+			refuseUnproven(w, r, unreadable(err))
 			return
 		}
 		who, err := a.Identify(r.Context(), r.Header.Get(evidence.ProofHeader), r.URL.Path, body)
@@ -43,6 +43,15 @@ func (a *Authority) ProvePerson(next http.Handler) http.Handler {
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), speakerKey{}, who)))
 	})
+}
+
+// unreadable tells a request that is too large, which is the caller's to mend, from one that this role has no room for now.
+func unreadable(err error) error {
+	var large *http.MaxBytesError
+	if errors.As(err, &large) {
+		return connect.NewError(connect.CodeInvalidArgument, errors.New("the request is too large"))
+	}
+	return connect.NewError(connect.CodeUnavailable, errors.New("the request could not be read: try again"))
 }
 
 func refuseUnproven(w http.ResponseWriter, r *http.Request, err error) {
